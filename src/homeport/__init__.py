@@ -1,0 +1,3 @@
+"""Homeport: site recovery that anyone can run."""
+
+__version__ = "0.1.0"
