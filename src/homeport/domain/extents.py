@@ -56,11 +56,13 @@ class Extents:
 
     @property
     def starts(self) -> Array:
-        return self._runs[:, 0]
+        starts: Array = self._runs[:, 0]
+        return starts
 
     @property
     def ends(self) -> Array:
-        return self._runs[:, 1]
+        ends: Array = self._runs[:, 1]
+        return ends
 
     @property
     def total(self) -> int:
@@ -126,7 +128,8 @@ class Extents:
         if not len(counts):
             return np.empty(0, np.int64)
         offsets = np.arange(int(counts.sum()), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
-        return np.repeat(aligned.starts // block, counts) + offsets
+        numbers: Array = np.repeat(aligned.starts // block, counts) + offsets
+        return numbers
 
     def pieces(self, size: int) -> Iterator[tuple[int, int]]:
         """``(offset, length)`` pieces that don't cross a multiple of ``size``."""
