@@ -42,6 +42,11 @@ class Extents:
         return result if size is None else result.clip(0, size)
 
     @classmethod
+    def of_runs(cls, starts: NDArray[Any], ends: NDArray[Any]) -> Extents:
+        """From arrays of ``[start, end)`` in any order, overlapping or not; empty ones are left out."""
+        return cls._coalesce(np.asarray(starts, np.int64), np.asarray(ends, np.int64))
+
+    @classmethod
     def _coalesce(cls, starts: Array, ends: Array) -> Extents:
         keep = ends > starts
         starts, ends = starts[keep], ends[keep]

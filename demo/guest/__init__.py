@@ -1,0 +1,1 @@
+"""The demo's guest: how it is built, what runs inside it, and how its data is proven intact from outside."""

@@ -1,0 +1,36 @@
+"""Where the command line writes: results on standard output; questions, progress and errors on standard error.
+
+Rich leaves colours out where the output is no terminal or NO_COLOR is set.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PLAIN_WIDTH = 200
+"""Columns where there is no terminal: tables in files and pipes aren't squeezed into eighty."""
+
+
+def results() -> Console:
+    """Standard output."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+
+
+def complaints() -> Console:
+    """Standard error. Lines aren't wrapped where it is no terminal."""
+    from rich.console import Console
+
+    terminal = sys.stderr.isatty()
+    return Console(stderr=True, highlight=False, soft_wrap=not terminal)
+
+
+def write_line(text: str) -> None:
+    """One line of machine-readable output, untouched by Rich."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,107 @@
+"""What can go wrong at the command line, and how any error is shown."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from homeport.domain.errors import HomeportError
+
+FAILED = 1
+WRONG_USE = 2
+
+
+class WrongUse(HomeportError):
+    """The command can't be carried out as it was typed. Exit status 2."""
+
+    code = "cli.wrong-use"
+    remedy = "Add --help to the command to see how it is used."
+
+
+class ConfirmationNeeded(WrongUse):
+    """The command loses or ends something, and there is nobody to ask."""
+
+    code = "cli.confirmation-needed"
+    remedy = "Add --yes if this is what you want, or run the command in a terminal without --json to be asked."
+
+
+class Declined(HomeportError):
+    """The operator was asked and said no."""
+
+    code = "cli.declined"
+    remedy = ""
+
+
+class VaultNotRunning(HomeportError):
+    """No vault answers where one is expected."""
+
+    code = "cli.vault-not-running"
+    remedy = (
+        "Start Homeport with `homeport up` (in another terminal, or as a service), or say where the vault is: "
+        "--state DIR, HOMEPORT_STATE, or --vault URL --token-file FILE."
+    )
+
+
+class TokenUnreadable(HomeportError):
+    """The vault's token can't be read by this user."""
+
+    code = "cli.token-unreadable"
+    remedy = "Run the command as the user that runs `homeport up` (for example with sudo)."
+
+
+class BadAnswer(HomeportError):
+    """Something answered that isn't a Homeport vault, or the vault failed without saying why."""
+
+    code = "cli.bad-answer"
+    remedy = "Check that the address is a Homeport vault's, and look at the output of `homeport up`."
+
+
+class VaultRefused(HomeportError):
+    """The vault's own refusal: its code, cause, remedy and details. ``status``: the HTTP status."""
+
+    status = 0
+
+
+class Interrupted(HomeportError):
+    """Ctrl-C: the command stopped; what runs in the vault goes on."""
+
+    code = "cli.interrupted"
+
+
+class JobFailed(HomeportError):
+    """A job that was waited for failed or was cancelled. ``job``: the API's Job."""
+
+    job: dict[str, Any]
+
+
+def exit_status(error: HomeportError) -> int:
+    return WRONG_USE if isinstance(error, WrongUse) else FAILED
+
+
+def as_json(error: HomeportError) -> dict[str, Any]:
+    """``{"error": {code, cause, remedy, details}}``, and the job beside it where one failed."""
+    shown: dict[str, Any] = {"error": error.to_json()}
+    if isinstance(error, JobFailed):
+        shown["job"] = error.job
+    return shown
+
+
+def report(error: HomeportError, *, json_wanted: bool) -> None:
+    """Show ``error``: as JSON on standard output, or for people on standard error."""
+    from homeport.cli.consoles import complaints, write_line
+
+    if json_wanted:
+        write_line(json.dumps(as_json(error), indent=2, default=str))
+        return
+    from rich.text import Text
+
+    console = complaints()
+    console.print(Text.assemble(("Error ", "red"), (error.code, "bold")))
+    console.print(Text(error.cause))
+    if error.remedy:
+        console.print(Text.assemble(("What to do: ", "bold"), error.remedy))
+    allowed = error.details.get("allowed_operations")
+    if isinstance(allowed, list):
+        console.print(Text.assemble(("Allowed now: ", "bold"), ", ".join(map(str, allowed)) or "nothing"))
+    for problem in error.details.get("problems", []):
+        console.print(Text(f"  - {problem}"))

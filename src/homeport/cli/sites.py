@@ -1,0 +1,109 @@
+"""`homeport site …` and `homeport machine …`: where machines run, and which there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from homeport.cli.api import Machine, Site
+from homeport.cli.formats import show_size
+from homeport.cli.lessons import SET_UP, lesson
+from homeport.cli.session import Session, command, group
+from homeport.cli.tables import POWER_COLOURS, coloured, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ADD = lesson(
+    "Add a site: a place where machines run.",
+    """A site has a provider, which knows its machines. For qemu the path is a folder with one folder per machine, each
+    holding a machine.toml. Two sites are needed: one where machines run and one where they can be recovered.""",
+    "homeport site add home --provider qemu --path /srv/home",
+    then="homeport machine list SITE shows what was discovered there.",
+)
+LIST = lesson(
+    "List the sites of the vault.",
+    "Shows each site's name, provider and path.",
+    "homeport site list",
+    then="homeport machine list SITE",
+)
+MACHINES = lesson(
+    "List the machines a site's provider discovers.",
+    """Shows disks, power, and whether a machine can be protected, with the reason where it can't. The site is asked
+    anew unless --no-refresh.""",
+    "homeport machine list home",
+    then="homeport protect MACHINE --from SITE --to SITE --policy NAME",
+)
+
+
+def register(app: typer.Typer) -> None:
+    site = group("Sites: the places where machines run.")
+    machine = group("Machines: what a site's provider discovers.")
+    app.add_typer(site, name="site", rich_help_panel=SET_UP)
+    app.add_typer(machine, name="machine", rich_help_panel=SET_UP)
+
+    @command(site, "add", ADD)
+    def add(
+        session: Session,
+        name: Annotated[str, typer.Argument(help="The site's name.")],
+        provider: Annotated[str, typer.Option(help="What runs the machines there: qemu.")],
+        path: Annotated[Path, typer.Option(help="The provider's folder of machines.")],
+    ) -> None:
+        added = session.vault.add_site(name, provider, str(path.absolute()))
+        session.answer(
+            {"site": added},
+            lambda console: console.print(
+                f"Site {name} added. See its machines: homeport machine list {name}", markup=False
+            ),
+        )
+
+    @command(site, "list", LIST)
+    def list_sites(session: Session) -> None:
+        sites = session.vault.sites()
+        session.answer({"sites": sites}, lambda console: show_sites(console, sites))
+
+    @command(machine, "list", MACHINES)
+    def list_machines(
+        session: Session,
+        site: Annotated[str, typer.Argument(help="The site's name.")],
+        refresh: Annotated[bool, typer.Option("--refresh/--no-refresh", help="Ask the site anew.")] = True,
+    ) -> None:
+        machines = session.vault.machines(site, refresh=refresh)
+        session.answer({"machines": machines}, lambda console: show_machines(console, site, machines))
+
+
+def show_sites(console: Console, sites: list[Site]) -> None:
+    if not sites:
+        console.print("No sites yet. Add one: homeport site add NAME --provider qemu --path DIR")
+        return
+    rows = table("Name", "Provider", "Path")
+    for site in sites:
+        rows.add_row(site.get("name", "?"), site.get("provider", "?"), site.get("path", ""))
+    console.print(rows)
+
+
+def show_machines(console: Console, site: str, machines: list[Machine]) -> None:
+    if not machines:
+        console.print(f"No machines discovered at {site}.", markup=False)
+        return
+    rows = table("Name", "Power", "Memory", "Disks", "Guest agent", "Can be protected", "UUID")
+    for machine in machines:
+        disks = ", ".join(
+            f"{disk.get('id')} {show_size(disk.get('size'))} {disk.get('format', '')}".rstrip()
+            for disk in machine.get("disks", [])
+        )
+        obstacles = machine.get("obstacles") or []
+        fit = coloured("yes", "green") if not obstacles else coloured("no: " + "; ".join(obstacles), "yellow")
+        power = machine.get("power", "unknown")
+        rows.add_row(
+            machine.get("name", "?"),
+            coloured(power, POWER_COLOURS.get(power, "")),
+            show_size(machine.get("memory")),
+            disks,
+            "yes" if machine.get("guest_agent") else "no",
+            fit,
+            machine.get("uuid", ""),
+        )
+    console.print(rows)

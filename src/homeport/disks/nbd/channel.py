@@ -1,0 +1,97 @@
+"""A connected stream socket that moves whole buffers, in as few system calls as it takes."""
+
+from __future__ import annotations
+
+import math
+import socket
+import struct
+
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Channel:
+    """Blocking; raises EOFError when the peer is gone, TimeoutError after ``timeout`` seconds without a byte.
+
+    ``read_ahead``: bytes that :meth:`receive` may take in at once beyond what it was asked for.
+    """
+
+    def __init__(self, sock: socket.socket, *, timeout: float | None, read_ahead: int = 0) -> None:
+        self.socket = sock
+        self._ahead = read_ahead
+        self._store = memoryview(bytearray(max(read_ahead, 4096)))
+        self._first = self._end = 0
+        # The kernel's own time-outs keep the socket blocking, so that one call with MSG_WAITALL fills a buffer.
+        sock.settimeout(None)
+        self.set_timeout(timeout)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """``None``: wait for ever."""
+        fraction, whole = math.modf(seconds or 0.0)
+        value = struct.pack("ll", int(whole), int(fraction * 1e6))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+    def send(self, *parts: Buffer) -> None:
+        """All of ``parts``, in order."""
+        views = [memoryview(part).cast("B") for part in parts]
+        left = sum(len(view) for view in views)
+        while left:
+            try:
+                sent = self.socket.sendmsg(views)
+            except BlockingIOError:
+                raise TimeoutError("the peer does not read") from None
+            left -= sent
+            while left and sent:
+                if sent >= len(views[0]):
+                    sent -= len(views.pop(0))
+                else:
+                    views[0] = views[0][sent:]
+                    sent = 0
+
+    def receive(self, length: int) -> memoryview:
+        """The next ``length`` bytes; valid until the next call."""
+        if length > len(self._store):
+            large = memoryview(bytearray(length))
+            self.receive_into(large)
+            return large
+        have = self._end - self._first
+        if have < length:
+            self._store[:have] = bytes(self._store[self._first : self._end])
+            self._first, self._end = 0, have
+            limit = max(length, self._ahead)
+            while self._end < length:
+                self._end += self._fill(self._store[self._end : limit])
+        start = self._first
+        self._first += length
+        return self._store[start : start + length]
+
+    def receive_into(self, buffer: memoryview) -> None:
+        """Fill all of ``buffer``."""
+        ahead = min(self._end - self._first, len(buffer))
+        if ahead:
+            buffer[:ahead] = self._store[self._first : self._first + ahead]
+            self._first += ahead
+        while ahead < len(buffer):
+            ahead += self._fill(buffer[ahead:], socket.MSG_WAITALL)
+
+    def _fill(self, buffer: memoryview, flags: int = 0) -> int:
+        try:
+            count = self.socket.recv_into(buffer, 0, flags)
+        except BlockingIOError:
+            raise TimeoutError("the peer does not answer") from None
+        if not count:
+            raise EOFError("the peer closed the connection")
+        return count
+
+    def close(self) -> None:
+        """Twice does no harm."""
+        try:
+            # Closing alone would not wake another thread that waits in recv or send.
+            self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # not connected any more
+        self.socket.close()

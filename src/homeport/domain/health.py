@@ -1,0 +1,67 @@
+"""The recovery point objective as it stands, and an item's health with its reasons (reference 1.4, 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from homeport.domain.states import FAILED, REPLICATES, State
+
+SILENT = 30.0
+"""Seconds without a word from the active site's configuration server, after which nobody knows how the item is."""
+
+
+class Health(StrEnum):
+    NORMAL = "normal"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+def rpo_seconds(newest_complete: datetime | None, now: datetime) -> float | None:
+    """What would be lost if the machine vanished now: seconds since the newest point that is complete in the store.
+
+    None while there is no such point. Never negative: a source's clock ahead of ours is not a negative loss.
+    """
+    return None if newest_complete is None else max(0.0, (now - newest_complete).total_seconds())
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What health is judged by. Seconds; ``silence``: since the active site's configuration server was heard of, None
+    if never; ``error``: what replication reports, in words."""
+
+    state: State
+    rpo: float | None
+    rpo_threshold: float
+    silence: float | None
+    error: str | None = None
+
+
+def health(condition: Condition) -> tuple[Health, list[str]]:
+    """The worst of all findings, and each in words, the worst first. Replication counts only where it should run."""
+    findings: list[tuple[Health, str]] = []
+    if condition.state in FAILED:
+        findings.append((Health.CRITICAL, f"the last operation failed ({condition.state})"))
+    if condition.state in REPLICATES:
+        findings += _replication(condition)
+    elif condition.state is State.FAILBACK_COMMITTED or condition.state is State.FAILOVER_COMMITTED:
+        findings.append((Health.WARNING, "not protected until it is reprotected"))
+    order = list(Health)
+    findings.sort(key=lambda finding: -order.index(finding[0]))
+    return (findings[0][0] if findings else Health.NORMAL), [text for _, text in findings]
+
+
+def _replication(condition: Condition) -> list[tuple[Health, str]]:
+    findings: list[tuple[Health, str]] = []
+    if condition.silence is None or condition.silence > SILENT:
+        since = "yet" if condition.silence is None else f"for {condition.silence:.0f} s"
+        findings.append((Health.CRITICAL, f"the active site's configuration server was not heard of {since}"))
+    if condition.error:
+        findings.append((Health.CRITICAL, f"replication: {condition.error}"))
+    if condition.rpo is not None and condition.rpo > condition.rpo_threshold:
+        worst = Health.CRITICAL if condition.rpo >= 2 * condition.rpo_threshold else Health.WARNING
+        findings.append((worst, f"RPO {condition.rpo:.0f} s exceeds the threshold of {condition.rpo_threshold:.0f} s"))
+    if condition.state is State.RESYNCING:
+        findings.append((Health.WARNING, "resynchronizing; earlier points can be used"))
+    return findings

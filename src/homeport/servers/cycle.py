@@ -1,0 +1,359 @@
+"""One item's replication cycle: source → frames → cache (handed) → store (committed).
+
+    begin_point ──▶ read what changed ──▶ builder ──▶ spool, fsynced ──▶ handed ──▶ publish ──▶ commit
+        source                                          process server                store        source
+
+Truth is the store's head and the tracker's base. The digest files and the spool are re-derived or done without.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from homeport.domain.extents import Extents
+from homeport.domain.points import Consistency, PointId, PointInfo
+from homeport.domain.units import BLOCK, MiB
+from homeport.servers.difference import Base, Blank, Difference, FileBase, PointBase, differing_regions, mismatches
+from homeport.servers.digest_file import UNKNOWN, DigestFile, Digests, known
+from homeport.servers.replication_spec import ReplicationSpec
+from homeport.sources.interface import DiskView, Knowledge, PointView, Source
+from homeport.sources.verify import sample_clean_blocks
+from homeport.store.errors import StoreUnavailable
+from homeport.store.timeline import MachineStore, PointBuilder, PointReader, SpooledPoint, spooled_points
+
+log = structlog.get_logger(__name__)
+
+PART = 256 * MiB
+"""A first copy is published in hidden parts of this many bytes: what is sent again after a crash at most."""
+
+SAMPLED_BLOCKS = 64
+SPOOL_LIMIT = 16
+"""Points that may wait in the cache for an unreachable store."""
+
+Look = Callable[[str, int, int], None]
+"""Told (phase, bytes done, bytes in all); raises to stop."""
+
+
+@dataclass
+class Taken:
+    """What became of a point: ``found_by`` says how its changes were found, per disk."""
+
+    point: PointId
+    instant: str
+    consistency: Consistency
+    logical_bytes: int
+    stored_bytes: int
+    found_by: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class Cycle:
+    """Takes points of one machine on one timeline. Not thread-safe: one thread drives it."""
+
+    def __init__(
+        self,
+        spec: ReplicationSpec,
+        source: Source,
+        store: MachineStore,
+        own_store: MachineStore,
+        cache: Path,
+        owner: str,
+        look: Look,
+        machine: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._spec = spec
+        self._source = source
+        self._store = store
+        self._own_store = own_store
+        self._cache = cache
+        self._look = look
+        self._machine = machine
+        self._spool = cache / "spool" / spec.timeline
+        self._digest_folder = cache / "digests" / spec.timeline
+        self._files: dict[str, DigestFile] = {}
+        self._writer = store.writer(spec.timeline, owner)
+        self._resync = False
+        self._pending = spooled_points(self._spool)
+        self._head = self._pending[-1].point if self._pending else store.head(spec.timeline)
+        source.recover([spooled.point for spooled in self._pending])
+
+    @property
+    def head(self) -> PointId | None:
+        """The newest point that is handed; it may still wait in the cache."""
+        return self._head
+
+    @property
+    def backlog(self) -> int:
+        """Points waiting in the cache for the store."""
+        return len(self._pending)
+
+    def resync(self) -> None:
+        """The next point compares everything by digests."""
+        self._resync = True
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        self._source.close()
+
+    # ── shipping ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def ship(self) -> list[PointInfo]:
+        """Publish what waits in the cache, in order. Raises StoreUnavailable (the rest goes on waiting), Fenced."""
+        published = []
+        while self._pending:
+            spooled = self._pending[0]
+            info = self._writer.publish(spooled)
+            self._source.commit(spooled.point)
+            spooled.remove()
+            self._pending.pop(0)
+            published.append(info)
+        return published
+
+    # ── the first copy ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def first_copy(self) -> None:
+        """Copy all disks live, in hidden parts; resumable while the tracker lives. The first point is what changed
+        meanwhile."""
+        seed = PointId(self._spec.timeline, 0)
+        tracked = seed in self._source.tracked()
+        if not tracked:
+            self._source.track(seed)
+        parts = self._writer.parts()
+        view = self._source.live()
+        plan = [(disk, self._allocated(disk)) for disk in view.disks]
+        done = [0, sum(allocated.total for _, allocated in plan)]
+
+        def progress(count: int) -> None:
+            done[0] += count
+            self._look("seeding", min(done[0], done[1]), done[1])
+
+        number = len(parts)
+        for disk, allocated in plan:
+            file = self._file(disk)
+            resumable = not parts or file.valid_for == f"parts/{len(parts)}"
+            if not parts:
+                file.reset(0)
+            elif not resumable:
+                file.reset(UNKNOWN)
+            file.validate(f"parts/{len(parts)}")
+            trusted = tracked and resumable
+            copied = Extents()
+            for part in parts:
+                copied = copied.union(part.ranges.get(disk.id, Extents()))
+            if trusted:
+                progress(copied.intersect(allocated).total)
+            remaining = Extents.whole(disk.size).subtract(copied) if trusted else Extents.whole(disk.size)
+            for offset, length in remaining.pieces(PART):
+                number += 1
+                self._part(view, disk, file, Extents.of([(offset, length)]), allocated, number, progress)
+
+    def _part(
+        self,
+        view: PointView,
+        disk: DiskView,
+        file: DigestFile,
+        window: Extents,
+        allocated: Extents,
+        number: int,
+        progress: Callable[[int], None],
+    ) -> None:
+        folder = self._cache / "part" / self._spec.timeline
+        shutil.rmtree(folder, ignore_errors=True)
+        builder = self._writer.builder(0, folder, None)
+        inside = allocated.intersect(window)
+        base: Base = FileBase(file.digests)
+        Difference(disk, self._spec.keys, builder, base, progress).ship(inside)
+        Difference(disk, self._spec.keys, builder, base).ship(window.subtract(inside), Extents())
+        spooled = self._finish(builder, view, self._machine())
+        self._writer.publish_part(spooled, {disk.id: window})
+        for other in self._files.values():
+            changes = spooled.changed_digests().get(disk.id) if other is file else None
+            if changes is not None:
+                other.update(changes, f"parts/{number}")
+            else:
+                other.validate(f"parts/{number}")
+        spooled.remove()
+
+    # ── points ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def take_point(self, consistency: Consistency = Consistency.CRASH, tags: tuple[str, ...] = ()) -> Taken:
+        """Take a point and hand it to the cache. Raises SourceError; the changes are put back then."""
+        if len(self._pending) >= SPOOL_LIMIT:
+            raise StoreUnavailable(
+                f"{len(self._pending)} points wait in the cache for the recovery store",
+                remedy="Changes stay tracked at the machine. Points go on once the store takes them again.",
+            )
+        head = self._head
+        number = head.number + 1 if head and head.timeline == self._spec.timeline else 1
+        point = PointId(self._spec.timeline, number)
+        base, reader = self._tracker_base(head)
+        view = self._source.begin_point(point, base, consistency)
+        try:
+            spooled, found_by, complete = self._build(view, head, base, reader, tags)
+        except BaseException:
+            self._source.abort(point)
+            raise
+        self._source.handed(point)
+        self._head = point
+        self._pending.append(spooled)
+        self._remember(view, spooled, complete)
+        self._resync = False
+        notes = list(view.notes)
+        return Taken(
+            point, view.instant.isoformat(), view.consistency, spooled.logical_bytes, spooled.stored_bytes,
+            found_by, notes,
+        )  # fmt: skip
+
+    def _tracker_base(self, head: PointId | None) -> tuple[PointId, PointReader | None]:
+        """What to ask the tracker for, and the point in the store to compare with."""
+        if head is None:
+            return PointId(self._spec.timeline, 0), None
+        reader = None if self._pending else self._store.open(head)
+        start = head.timeline != self._spec.timeline or head.number == 0
+        if start and self._spec.tracker_base and head not in self._source.tracked():
+            return self._spec.tracker_base, reader
+        return head, reader
+
+    def _build(
+        self, view: PointView, head: PointId | None, base: PointId, reader: PointReader | None, tags: tuple[str, ...]
+    ) -> tuple[SpooledPoint, dict[str, str], dict[str, Digests]]:
+        builder = self._writer.builder(view.point.number, self._spool, head)
+        found_by: dict[str, str] = {}
+        complete: dict[str, Digests] = {}
+        try:
+            for disk in view.disks:
+                found_by[disk.id] = self._ship_disk(disk, view, head, base, reader, builder, complete)
+            spooled = self._finish(builder, view, self._machine(), tags)
+        except BaseException:
+            builder.discard()
+            raise
+        return spooled, found_by, complete
+
+    def _ship_disk(
+        self,
+        disk: DiskView,
+        view: PointView,
+        head: PointId | None,
+        base: PointId,
+        reader: PointReader | None,
+        builder: PointBuilder,
+        complete: dict[str, Digests],
+    ) -> str:
+        file = self._file(disk)
+        valid = file.valid_for == (str(head) if head else f"parts/{len(self._writer.parts())}")
+        candidates = self._candidates(disk, base, head, reader)
+        if candidates is not None:
+            held: Base
+            if valid:
+                held = FileBase(file.digests)
+            elif base != head and reader is not None:
+                held = PointBase(reader.digests(disk.id), file.blocks)
+                file.reset(UNKNOWN)
+            else:
+                file.reset(UNKNOWN)
+                held = FileBase(file.digests)
+            wrong = self._sample(disk, candidates, held if valid else None, view.incarnation)
+            if not wrong:
+                self._walk(disk, builder, held, candidates, None)
+                return "tracking"
+            log.warning("the tracker missed changes", disk=disk.id, blocks=wrong, item=self._spec.item)
+        return self._compare_all(disk, file, valid, reader, builder, complete)
+
+    def _candidates(
+        self, disk: DiskView, base: PointId, head: PointId | None, reader: PointReader | None
+    ) -> Extents | None:
+        """What may differ from the head, or None where only a comparison can tell."""
+        if self._resync or disk.changed.knowledge is not Knowledge.EXTENTS:
+            return None
+        if base == head or head is None:
+            return disk.changed.extents
+        if self._spec.same_as is None:
+            return None
+        apart = self._own_store.open(self._spec.same_as).changed_since(base, disk.id)
+        return disk.changed.extents.union(apart).clip(0, disk.size)
+
+    def _sample(self, disk: DiskView, candidates: Extents, held: Base | None, seed: str) -> list[int]:
+        if held is None:
+            return []
+        blocks = sample_clean_blocks(disk.size, candidates, SAMPLED_BLOCKS, seed)
+        return mismatches(disk, self._spec.keys, held, blocks)
+
+    def _compare_all(
+        self,
+        disk: DiskView,
+        file: DigestFile,
+        valid: bool,
+        reader: PointReader | None,
+        builder: PointBuilder,
+        complete: dict[str, Digests],
+    ) -> str:
+        whole = Extents.whole(disk.size)
+        allocated = self._allocated(disk)
+        if valid and known(file.digests).all():
+            self._walk(disk, builder, FileBase(file.digests), whole, allocated)
+            return "digests at the process server"
+        if reader is None:
+            file.reset(UNKNOWN)
+            self._walk(disk, builder, FileBase(file.digests), whole, allocated)
+            return "full copy"
+        self._look("resyncing", 0, allocated.total)
+        point = reader.digests(disk.id)
+        regions, own = differing_regions(disk, self._spec.keys, point, allocated, self._progress(allocated.total))
+        self._walk(disk, builder, PointBase(point, file.blocks), regions, allocated)
+        complete[disk.id] = own
+        return "digests in two levels"
+
+    def _walk(
+        self, disk: DiskView, builder: PointBuilder, held: Base, candidates: Extents, allocated: Extents | None
+    ) -> None:
+        Difference(disk, self._spec.keys, builder, held, self._progress(candidates.total)).ship(candidates, allocated)
+
+    def _progress(self, total: int) -> Callable[[int], None]:
+        done = [0]
+
+        def progress(count: int) -> None:
+            done[0] += count
+            self._look("reading", min(done[0], total), total)
+
+        return progress
+
+    def _finish(
+        self, builder: PointBuilder, view: PointView, machine: dict[str, Any], tags: tuple[str, ...] = ()
+    ) -> SpooledPoint:
+        return builder.finish(
+            instant=view.instant,
+            consistency=view.consistency,
+            disks={disk.id: disk.size for disk in view.disks},
+            incarnation=view.incarnation,
+            tags=tags,
+            machine=machine,
+            notes=view.notes,
+        )
+
+    def _remember(self, view: PointView, spooled: SpooledPoint, complete: dict[str, Digests]) -> None:
+        changes = spooled.changed_digests()
+        for disk in view.disks:
+            file = self._file(disk)
+            file.invalidate()
+            if disk.id in complete:
+                file.digests[:] = complete[disk.id]
+            if disk.id in changes:
+                numbers, digests = changes[disk.id]
+                file.digests[numbers] = digests
+            file.validate(str(view.point))
+
+    def _allocated(self, disk: DiskView) -> Extents:
+        return disk.allocated().align(BLOCK, disk.size)
+
+    def _file(self, disk: DiskView) -> DigestFile:
+        if disk.id not in self._files:
+            self._files[disk.id] = DigestFile(self._digest_folder / disk.id, disk.size)
+        return self._files[disk.id]

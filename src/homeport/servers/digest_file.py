@@ -1,0 +1,104 @@
+"""What the store holds of one disk, as digests: a local mapped file beside the process server's cache.
+
+    header (4096 bytes): magic, what the digests are valid for, block count      │ 16 bytes per 16 KiB block …
+
+The file is a convenience, never a truth: it names the *point* for which it is valid and is void while an update is
+under way, so a crash at any moment leaves either a valid file or a void one; a void file is rebuilt or done without.
+A digest of sixteen zero bytes is a zero block; sixteen 0xFF bytes mean 'not known': such a block is always sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homeport.domain.units import BLOCK
+
+MAGIC = b"HPDIGEST1\n"
+HEADER = 4096
+WIDTH = 16
+UNKNOWN = 0xFF
+
+Digests = NDArray[np.uint8]
+
+
+class DigestFile:
+    """Digests of a disk of ``size`` bytes. ``valid_for`` is None when nothing may be relied on."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        self.blocks = -(-size // BLOCK)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        length = HEADER + self.blocks * WIDTH
+        grown = os.fstat(self._file).st_size != length
+        if grown:
+            os.ftruncate(self._file, length)
+        self._map = mmap.mmap(self._file, length)
+        self.digests: Digests = np.frombuffer(self._map, np.uint8, offset=HEADER).reshape(-1, WIDTH)
+        if grown:
+            self.invalidate()
+
+    @property
+    def valid_for(self) -> str | None:
+        head = bytes(self._map[:HEADER]).rstrip(b"\0")
+        if not head.startswith(MAGIC):
+            return None
+        try:
+            content = json.loads(head[len(MAGIC) :])
+        except ValueError:
+            return None
+        if content.get("blocks") != self.blocks:
+            return None
+        valid = content.get("valid_for")
+        return valid if isinstance(valid, str) else None
+
+    def invalidate(self) -> None:
+        """Durable before any digest changes."""
+        self._write_header(None)
+
+    def validate(self, valid_for: str) -> None:
+        """The digests are durable before they are said to be valid."""
+        self._map.flush()
+        os.fdatasync(self._file)
+        self._write_header(valid_for)
+
+    def _write_header(self, valid_for: str | None) -> None:
+        head = MAGIC + json.dumps({"valid_for": valid_for, "blocks": self.blocks}).encode()
+        self._map[:HEADER] = head.ljust(HEADER, b"\0")
+        self._map.flush(0, HEADER)
+        os.fdatasync(self._file)
+
+    def reset(self, value: int) -> None:
+        """All digests set to zero blocks (0) or to 'not known' (:data:`UNKNOWN`); void until validated."""
+        self.invalidate()
+        if value == 0:
+            os.ftruncate(self._file, HEADER)
+            os.ftruncate(self._file, HEADER + self.blocks * WIDTH)
+        else:
+            self.digests[:] = value
+
+    def update(self, changes: tuple[NDArray[np.int64], Digests], valid_for: str) -> None:
+        """Set the digests of the blocks named and make the file valid for ``valid_for``."""
+        self.invalidate()
+        numbers, digests = changes
+        self.digests[numbers] = digests
+        self.validate(valid_for)
+
+    def close(self) -> None:
+        self.digests = np.empty((0, WIDTH), np.uint8)
+        with contextlib.suppress(BufferError):  # a reader still holds a slice: the map goes with it
+            self._map.close()
+        os.close(self._file)
+
+
+def known(digests: Digests) -> NDArray[np.bool_]:
+    """Which rows are known."""
+    result: NDArray[np.bool_] = ~(digests == UNKNOWN).all(axis=1)
+    return result

@@ -1,0 +1,250 @@
+"""The master target: writes the original's disks at failback, and can put them back.
+
+What is overwritten goes to the retention drive first, once, fsynced:
+
+    for each batch:  old bytes → retention file (same offsets, sparse) ─ fsync ─ journal line ─ fsync ─ new bytes → disk
+
+A rerun after a kill at any extent reads the journal: what is saved is not saved again, what is written is written
+again with the same bytes. A rollback copies the saved extents back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from homeport.disks.images import Image, open_image
+from homeport.domain.errors import HomeportError
+from homeport.domain.extents import Extents
+from homeport.domain.machines import Machine
+from homeport.domain.points import PointId
+from homeport.domain.units import MiB
+from homeport.servers.durable import sync_folder, write_durably
+from homeport.store.timeline import PointReader
+
+PIECE = MiB
+BATCH = 64 * MiB
+
+Progress = Callable[[int, int], None]
+"""(bytes done, bytes in all)"""
+
+
+class DiskChanged(HomeportError):
+    """The original's disk no longer holds what was imported at reprotect."""
+
+    code = "failback.disk-changed"
+    remedy = (
+        "Somebody wrote to the original's disk since reprotect; failing back would lose that. "
+        "End the failback, and reprotect again: the disk is compared anew."
+    )
+
+
+class NothingToRollBack(HomeportError):
+    code = "failback.nothing-retained"
+    remedy = "The retention drive holds nothing of this machine: its disks were not written."
+
+
+@dataclass(frozen=True)
+class Written:
+    """Bytes."""
+
+    written: int
+    retained: int
+
+
+class MasterTarget:
+    """``retention``: the retention drive's folder; a folder per machine in it."""
+
+    def __init__(self, retention: Path) -> None:
+        self._retention = retention
+
+    def write_disks(
+        self, folder: Path, machine: Machine, base: PointReader, target: PointReader, progress: Progress
+    ) -> Written:
+        """Bring the powered-off ``machine``'s disks (paths relative to ``folder``) from ``base`` to ``target``.
+
+        Idempotent; may be called again after a kill. Raises DiskChanged before anything of an extent is overwritten.
+        """
+        place = self._retention / machine.uuid
+        if _Drive.aims_elsewhere(place, base.info.id, target.info.id):
+            self.roll_back(folder, machine)
+        drive = _Drive(place, base.info.id, target.info.id)
+        plan = {disk.id: target.changed_since(base.info.id, disk.id) for disk in machine.disks}
+        total = sum(extents.total for extents in plan.values())
+        done = 0
+        for disk in machine.disks:
+            if target.disks[disk.id] != disk.size:
+                raise DiskChanged(
+                    f"{machine.name}/{disk.id} has {disk.size} bytes, the recovery point {target.disks[disk.id]}"
+                )
+            with ExitStack() as stack:
+                image = stack.enter_context(open_image(folder / disk.path, disk.format, writable=True))
+                saved = stack.enter_context(drive.disk(disk.id, disk.size))
+                for batch in _batches(plan[disk.id]):
+                    self._check(machine, disk.id, image, base, target, batch, saved)
+                    saved.save(image, batch)
+                    for offset, length in batch.pieces(PIECE):
+                        image.write(offset, memoryview(target.read(disk.id, offset, length)))
+                        done += length
+                        progress(done, total)
+                image.flush()
+        return Written(done, drive.retained())
+
+    def _check(
+        self,
+        machine: Machine,
+        disk: str,
+        image: Image,
+        base: PointReader,
+        target: PointReader,
+        batch: Extents,
+        saved: _SavedDisk,
+    ) -> None:
+        fresh = batch.subtract(saved.extents)
+        for offset, length in fresh.pieces(PIECE):
+            buffer = memoryview(bytearray(length))
+            image.read_into(offset, buffer)
+            if buffer != base.read(disk, offset, length) and buffer != target.read(disk, offset, length):
+                raise DiskChanged(
+                    f"{machine.name}/{disk} differs from the imported content within bytes {offset}…{offset + length}"
+                )
+
+    def roll_back(self, folder: Path, machine: Machine) -> int:
+        """Give the original's bytes back; bytes restored. Raises NothingToRollBack."""
+        place = self._retention / machine.uuid
+        drive = _Drive.existing(place)
+        restored = 0
+        for disk in machine.disks:
+            with (
+                open_image(folder / disk.path, disk.format, writable=True) as image,
+                drive.disk(disk.id, disk.size) as saved,
+            ):
+                for offset, length in saved.extents.pieces(PIECE):
+                    image.write(offset, memoryview(saved.read(offset, length)))
+                    restored += length
+                image.flush()
+        self.discard(machine.uuid)
+        return restored
+
+    def discard(self, machine: str) -> None:
+        """Forget what was retained of a machine (uuid): its failback is committed or rolled back."""
+        place = self._retention / machine
+        if place.exists():
+            (place / "plan.json").unlink(missing_ok=True)
+            sync_folder(place)
+            shutil.rmtree(place)
+
+
+class _Drive:
+    """What the retention drive holds of one machine, for one way from ``base`` to ``target``."""
+
+    def __init__(self, place: Path, base: PointId, target: PointId) -> None:
+        self._place = place
+        plan = {"base": str(base), "target": str(target)}
+        path = place / "plan.json"
+        if path.exists():
+            found = json.loads(path.read_bytes())
+            if found["base"] != plan["base"]:
+                raise HomeportError(
+                    f"the retention drive holds an unfinished failback from {found['base']}",
+                    code="failback.retention-in-use",
+                    remedy="Roll that failback back or commit it first.",
+                )
+        write_durably(path, json.dumps(plan).encode())
+
+    @staticmethod
+    def aims_elsewhere(place: Path, base: PointId, target: PointId) -> bool:
+        """The drive holds an unfinished way from the same base to another point."""
+        path = place / "plan.json"
+        if not path.exists():
+            return False
+        plan = json.loads(path.read_bytes())
+        return bool(plan["base"] == str(base) and plan["target"] != str(target))
+
+    @classmethod
+    def existing(cls, place: Path) -> _Drive:
+        path = place / "plan.json"
+        if not path.exists():
+            raise NothingToRollBack(f"nothing retained in {place.name}")
+        plan = json.loads(path.read_bytes())
+        return cls(place, PointId.parse(plan["base"]), PointId.parse(plan["target"]))
+
+    def disk(self, disk: str, size: int) -> _SavedDisk:
+        return _SavedDisk(self._place / f"{disk}.data", self._place / f"{disk}.journal", size)
+
+    def retained(self) -> int:
+        return sum(_journal(path).total for path in self._place.glob("*.journal"))
+
+
+class _SavedDisk:
+    """Old bytes of one disk: a sparse file with the same offsets, and a journal of which extents are whole in it."""
+
+    def __init__(self, data: Path, journal: Path, size: int) -> None:
+        self._data = os.open(data, os.O_RDWR | os.O_CREAT, 0o600)
+        os.ftruncate(self._data, size)
+        self.extents = _journal(journal)
+        self._journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        sync_folder(data.parent)
+
+    def __enter__(self) -> _SavedDisk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._data)
+        os.close(self._journal)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return os.pread(self._data, length, offset)
+
+    def save(self, image: Image, batch: Extents) -> None:
+        fresh = batch.subtract(self.extents)
+        if not fresh:
+            return
+        for offset, length in fresh.pieces(PIECE):
+            buffer = memoryview(bytearray(length))
+            image.read_into(offset, buffer)
+            os.pwrite(self._data, buffer, offset)
+        os.fdatasync(self._data)
+        # A torn line before these is closed by a newline of its own, and is not a valid line.
+        lines = b"\n" + b"".join(_line(offset, length) for offset, length in fresh)
+        os.write(self._journal, lines)
+        os.fdatasync(self._journal)
+        self.extents = self.extents.union(fresh)
+
+
+def _line(offset: int, length: int) -> bytes:
+    body = f"{offset} {length}"
+    return f"{body} {zlib.crc32(body.encode()):08x}\n".encode()
+
+
+def _journal(path: Path) -> Extents:
+    """The extents of whole lines; a line that a crash tore is none."""
+    if not path.exists():
+        return Extents()
+    pairs = []
+    for line in path.read_bytes().split(b"\n"):
+        words = line.split()
+        whole = len(words) == 3 and words[0].isdigit() and words[1].isdigit()
+        if whole and _line(int(words[0]), int(words[1])) == line + b"\n":
+            pairs.append((int(words[0]), int(words[1])))
+    return Extents.of(pairs)
+
+
+def _batches(extents: Extents) -> Iterator[Extents]:
+    """Cut into sets of at most :data:`BATCH` bytes (about)."""
+    batch: list[tuple[int, int]] = []
+    size = 0
+    for piece in extents.pieces(PIECE):
+        batch.append(piece)
+        size += piece[1]
+        if size >= BATCH:
+            yield Extents.of(batch)
+            batch, size = [], 0
+    if batch:
+        yield Extents.of(batch)

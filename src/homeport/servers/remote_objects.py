@@ -1,0 +1,102 @@
+"""The other site's recovery store, reached through its gateway; every byte is counted."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator
+from urllib.parse import quote, urlencode, urlsplit
+
+from homeport.servers.crossing import CountedConnection, Crossing
+from homeport.servers.object_gateway import OBJECTS
+from homeport.store.errors import AlreadyExists, NotFound, StoreUnavailable
+
+TRIES = 3
+
+
+class RemoteObjects:
+    """Objects over HTTP. One connection per thread; safe from several threads.
+
+    A request whose connection broke is tried again (every verb may be repeated: a create that had already arrived
+    answers 'there already', which the store's own callers compare byte by byte).
+    Raises StoreUnavailable when the gateway can't be reached or says that its store is full.
+    """
+
+    def __init__(self, url: str, token: str, crossing: Crossing | None = None, timeout: float = 60.0) -> None:
+        parts = urlsplit(url)
+        if not parts.hostname or not parts.port:
+            raise ValueError(f"not a gateway's address: {url!r} (expected http://HOST:PORT)")
+        self._address = (parts.hostname, parts.port)
+        self._token = token
+        self._timeout = timeout
+        self._local = threading.local()
+        self.crossing = crossing or Crossing()
+
+    def put(self, key: str, data: bytes | memoryview, *, if_absent: bool = True) -> None:
+        status, _, _ = self._request("PUT", OBJECTS + quote(key), data, {} if if_absent else {"X-Replace": "1"})
+        if status == 412:
+            raise AlreadyExists(key)
+
+    def get(self, key: str) -> bytes:
+        return self._fetch(key, {})
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        return self._fetch(key, {"Range": f"bytes={offset}-{offset + length - 1}"})
+
+    def _fetch(self, key: str, headers: dict[str, str]) -> bytes:
+        status, _, body = self._request("GET", OBJECTS + quote(key), None, headers)
+        if status == 404:
+            raise NotFound(key)
+        return body
+
+    def size(self, key: str) -> int:
+        status, headers, _ = self._request("HEAD", OBJECTS + quote(key), None, {})
+        if status == 404:
+            raise NotFound(key)
+        return int(headers["Content-Length"])
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        _, _, body = self._request("GET", "/list?" + urlencode({"prefix": prefix}), None, {})
+        for line in body.splitlines():
+            key, size = json.loads(line)
+            yield key, size
+
+    def delete(self, key: str) -> None:
+        self._request("DELETE", OBJECTS + quote(key), None, {})
+
+    def _request(
+        self, verb: str, path: str, body: bytes | memoryview | None, headers: dict[str, str]
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        headers = {"Authorization": f"Bearer {self._token}", **headers}
+        for attempt in range(TRIES):
+            connection: CountedConnection | None = getattr(self._local, "connection", None)
+            if connection is None:
+                connection = CountedConnection(*self._address, self._timeout, self.crossing)
+                self._local.connection = connection
+            try:
+                connection.request(verb, path, body, headers)
+                response = connection.getresponse()
+                content = response.read()
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                self._local.connection = None
+                if attempt == TRIES - 1:
+                    raise StoreUnavailable(
+                        f"the recovery store at {self._address[0]}:{self._address[1]} can't be reached: {error}"
+                    ) from error
+                time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
+                continue
+            if response.status in (401, 500, 503, 507):
+                raise self._refusal(response.status, content)
+            return response.status, response.headers, content
+        raise AssertionError("unreachable")
+
+    @staticmethod
+    def _refusal(status: int, content: bytes) -> StoreUnavailable:
+        if status == 401:
+            return StoreUnavailable("the recovery store's gateway does not accept our token")
+        details = json.loads(content) if content else {"cause": f"status {status}", "code": "store.unavailable"}
+        return StoreUnavailable(details["cause"], code=details["code"])

@@ -1,0 +1,342 @@
+"""The replication loop of one item: a thread that takes points at the policy's interval and ships them.
+
+Its truth is the store (design: the replication cycle is a loop, never a workflow). Whatever fails is reported and
+tried again; only a fence ends it for good.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from homeport.domain.errors import HomeportError
+from homeport.domain.points import Consistency, PointId, PointInfo
+from homeport.domain.retention import points_to_prune
+from homeport.servers.crossing import Crossing
+from homeport.servers.cycle import Cycle, Taken
+from homeport.servers.durable import write_durably
+from homeport.servers.remote_objects import RemoteObjects
+from homeport.servers.replication_spec import ReplicationSpec
+from homeport.sources.interface import Source
+from homeport.store.errors import Fenced, StoreUnavailable
+from homeport.store.objects import Objects
+from homeport.store.timeline import MachineStore
+
+log = structlog.get_logger(__name__)
+
+PRUNE_EVERY = 30.0
+RETRY_AFTER = 5.0
+REPORT_EVERY = 1.0
+
+
+class MachineHandle(Protocol):
+    """What the loop needs of the machine at its site."""
+
+    def describe(self) -> dict[str, Any]:
+        """The machine as JSON, for the point's record."""
+
+    def source(self) -> Source: ...
+
+    def quiesce(self, timeout: float) -> bool:
+        """Shut the guest down, or pause it where it doesn't; True when it shut down. Disks stay readable."""
+
+    def power_off(self) -> None: ...
+
+
+@dataclass
+class Final:
+    """The end of a planned stop. ``complete``: every change up to the stop is in the store as ``point``."""
+
+    point: PointId | None
+    complete: bool
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "point": str(self.point) if self.point else None,
+            "complete": self.complete,
+            "notes": self.notes,
+        }
+
+
+class _Stop(Exception):  # noqa: N818 - a signal, not an error
+    """The loop was asked to end."""
+
+
+@dataclass
+class _Request:
+    consistency: Consistency
+    tags: tuple[str, ...]
+    answer: Future[Taken]
+
+
+class Replication:
+    """One item's loop. ``report`` is called with the JSON of the agent API's report whenever something changed."""
+
+    def __init__(
+        self,
+        spec: ReplicationSpec,
+        machine: MachineHandle,
+        own_objects: Objects,
+        cache: Path,
+        owner: str,
+        report: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.spec = spec
+        self._machine = machine
+        self._own_objects = own_objects
+        self._cache = cache
+        self._owner = owner
+        self._report = report
+        self._crossing = Crossing()
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._requests: list[_Request] = []
+        self._final: tuple[float, Future[Final]] | None = None
+        self._resync = threading.Event()
+        self._lock = threading.Lock()
+        self._phase = "starting"
+        self._error: HomeportError | None = None
+        self._progress: dict[str, Any] | None = None
+        self._head: PointId | None = None
+        self._points: list[PointInfo] | None = None
+        self._rpo_from: datetime | None = None
+        self._last_report = 0.0
+        self._last_app = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name=f"replication-{spec.vm}", daemon=True)
+
+    # ── asked from other threads ────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def head(self) -> PointId | None:
+        return self._head
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """End the loop after the piece of work at hand; True when it has ended."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def resync(self) -> None:
+        self._resync.set()
+        self._wake.set()
+
+    def take_point(self, consistency: Consistency, tags: tuple[str, ...], timeout: float) -> Taken:
+        """A point begun after this call and published. Raises TimeoutError, SourceError, StoreUnavailable."""
+        request = _Request(consistency, tags, Future())
+        with self._lock:
+            self._requests.append(request)
+        self._wake.set()
+        return request.answer.result(timeout)
+
+    def finish(self, shutdown_timeout: float, timeout: float) -> Final:
+        """The planned stop: guest shut down, last changes published, process ended, loop ended."""
+        answer: Future[Final] = Future()
+        self._final = (shutdown_timeout, answer)
+        self._wake.set()
+        return answer.result(timeout)
+
+    # ── the loop ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                try:
+                    self._session()
+                except _Stop:
+                    break
+                except Fenced as error:
+                    self._failed("stopped", error)
+                    break
+                except HomeportError as error:
+                    self._failed("error", error)
+                    self._refuse_requests(error)
+                    self._wake.wait(RETRY_AFTER)
+                    self._wake.clear()
+                except Exception as error:
+                    log.exception("replication failed", item=self.spec.item)
+                    internal = HomeportError(f"{type(error).__name__}: {error}", code="internal")
+                    self._failed("error", internal)
+                    self._refuse_requests(internal)
+                    self._wake.wait(RETRY_AFTER)
+                    self._wake.clear()
+        finally:
+            self._refuse_requests(HomeportError("replication has stopped", code="replication.stopped"))
+            if self._phase not in ("stopped",):
+                self._say("stopped", force=True)
+
+    def _session(self) -> None:
+        store = MachineStore(
+            RemoteObjects(self.spec.store.url, self.spec.store.token, self._crossing), self.spec.keys
+        )
+        own = MachineStore(self._own_objects, self.spec.keys)
+        cycle = Cycle(
+            self.spec, self._machine.source(), store, own, self._cache, self._owner, self._look,
+            self._machine.describe,
+        )  # fmt: skip
+        try:
+            self._head = cycle.head
+            self._points = store.points(self.spec.timeline)
+            self._rpo_from = self._points[-1].time if self._points else None
+            self._ship(cycle, store)
+            if cycle.head is None:
+                self._say("seeding", force=True)
+                cycle.first_copy()
+            next_prune = 0.0
+            next_point = time.monotonic()
+            while True:
+                if self._stop.is_set():
+                    raise _Stop
+                if self._final is not None:
+                    self._finish(cycle, store)
+                    raise _Stop
+                if self._resync.is_set():
+                    cycle.resync()
+                    next_point = 0.0
+                due = time.monotonic() >= next_point
+                request = self._next_request()
+                if due or request:
+                    next_point = time.monotonic() + self.spec.interval
+                    self._take(cycle, store, request)
+                    if self._resync.is_set():
+                        self._resync.clear()
+                    if time.monotonic() >= next_prune:
+                        self._prune(store)
+                        next_prune = time.monotonic() + PRUNE_EVERY
+                    continue
+                self._wake.wait(max(0.0, next_point - time.monotonic()))
+                self._wake.clear()
+        finally:
+            cycle.close()
+
+    def _take(self, cycle: Cycle, store: MachineStore, request: _Request | None) -> Taken | None:
+        app_due = self.spec.app_consistent and time.monotonic() - self._last_app >= self.spec.app_consistent
+        wanted = request.consistency if request else Consistency.APP if app_due else Consistency.CRASH
+        try:
+            taken = cycle.take_point(wanted, request.tags if request else ())
+            if wanted is Consistency.APP:
+                self._last_app = time.monotonic()
+            self._ship(cycle, store)
+        except BaseException as error:
+            if request:
+                request.answer.set_exception(error)
+            if isinstance(error, StoreUnavailable) and cycle.backlog:
+                self._failed("error", error)  # points wait in the cache; the next round tries again
+                return None
+            raise
+        if request:
+            request.answer.set_result(taken)
+        return taken
+
+    def _ship(self, cycle: Cycle, store: MachineStore) -> None:
+        published = cycle.ship()
+        self._head = cycle.head
+        if published:
+            self._points = [*(self._points or []), *published]
+            self._rpo_from = published[-1].time
+        self._error = None
+        self._progress = None
+        self._say("replicating" if self._head else self._phase, force=True, points=bool(published) or self._phase)
+
+    def _finish(self, cycle: Cycle, store: MachineStore) -> None:
+        assert self._final is not None
+        shutdown_timeout, answer = self._final
+        try:
+            notes = []
+            if not self._machine.quiesce(shutdown_timeout):
+                notes.append(
+                    f"the guest did not shut down within {shutdown_timeout:.0f} s; it was paused, its last changes "
+                    "taken, and powered off"
+                )
+            taken = cycle.take_point(tags=("final",))
+            cycle.ship()
+            self._head = taken.point
+            final = Final(taken.point, True, notes + taken.notes)
+            write_durably(self._cache / "final.json", json.dumps(final.to_json()).encode())
+            self._machine.power_off()
+            self._points = store.points(self.spec.timeline)
+            self._rpo_from = self._points[-1].time
+        except BaseException as error:
+            answer.set_exception(error)
+            self._final = None
+            raise
+        answer.set_result(final)
+
+    def _prune(self, store: MachineStore) -> None:
+        if self.spec.retention <= 0 or not self._points:
+            return
+        drop = points_to_prune(self._points, datetime.now(UTC), self.spec.retention)
+        if drop:
+            store.expire(self.spec.timeline, [point.number for point in drop])
+            self._points = store.points(self.spec.timeline)
+            self._say("replicating", force=True, points=True)
+
+    # ── requests and reports ────────────────────────────────────────────────────────────────────────────────────
+
+    def _next_request(self) -> _Request | None:
+        with self._lock:
+            return self._requests.pop(0) if self._requests else None
+
+    def _refuse_requests(self, error: BaseException) -> None:
+        while request := self._next_request():
+            request.answer.set_exception(error)
+        if self._final is not None and not self._final[1].done():
+            self._final[1].set_exception(error)
+            self._final = None
+
+    def _look(self, phase: str, done: int, total: int) -> None:
+        if self._stop.is_set():
+            raise _Stop
+        self._progress = {"done": done, "total": total, "unit": "bytes", "text": phase}
+        self._say("replicating" if phase == "reading" and self._phase == "replicating" else
+                  self._phase if phase == "reading" else phase)  # fmt: skip
+
+    def _failed(self, phase: str, error: HomeportError) -> None:
+        log.warning("replication", item=self.spec.item, phase=phase, code=error.code, cause=error.cause)
+        self._error = error
+        self._say(phase, force=True)
+
+    def _say(self, phase: str, *, force: bool = False, points: object = False) -> None:
+        now = time.monotonic()
+        if not force and phase == self._phase and now - self._last_report < REPORT_EVERY:
+            return
+        self._phase = phase
+        self._last_report = now
+        report: dict[str, Any] = {
+            "item": self.spec.item,
+            "timeline": self.spec.timeline,
+            "phase": phase,
+            "progress": self._progress,
+            "head": str(self._head) if self._head else None,
+            "rpo_from": self._rpo_from.isoformat() if self._rpo_from else None,
+            "error": self._error.to_json() if self._error else None,
+            "crossed": self._crossing.to_json(),
+        }
+        if points and self._points is not None:
+            report["points"] = [point.to_json() for point in self._points]
+        self._report(report)
+
+
+def renewed(spec: ReplicationSpec, raw: dict[str, Any]) -> ReplicationSpec:
+    """The same replication with what may change while it runs (address, interval, retention) taken from ``raw``."""
+    fresh = ReplicationSpec.from_json(raw)
+    return replace(
+        spec, store=fresh.store, interval=fresh.interval, app_consistent=fresh.app_consistent, retention=fresh.retention
+    )

@@ -1,0 +1,162 @@
+"""All roles in one process: the vault with its REST API, and for every site its servers. Same code paths as apart."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+from rich.console import Console
+
+from homeport.domain.errors import HomeportError
+from homeport.servers.configuration_server import ConfigurationServer
+from homeport.servers.durable import write_durably
+from homeport.servers.work import SiteWork
+from homeport.sites.qemu import QemuSite
+from homeport.store.objects import open_objects
+from homeport.vault.app import Vault, create_vault
+
+log = structlog.get_logger(__name__)
+
+SITE_FOLDER = ".homeport"
+DEFAULT_PORT = 8480
+
+
+class AlreadyUp(HomeportError):
+    code = "up.already-running"
+    remedy = "Use it, or stop it first; another state folder is another vault."
+
+
+def run(state: Path, port: int | None = None) -> None:
+    """Serve until SIGTERM or SIGINT. Machines and point servers go on when it ends. Raises AlreadyUp."""
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise AlreadyUp(f"a vault is already up in {state}") from error
+    _log_to(state / "homeport.log")
+    listener = _listen(state, port)
+    vault = create_vault(state)
+    vault.start()
+    server = uvicorn.Server(uvicorn.Config(vault.app, log_config=None, access_log=False, timeout_graceful_shutdown=3))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="rest-api", daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    write_durably(state / "endpoint", url.encode())
+    sites = _Sites(vault, url, state)
+    stop = threading.Event()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, lambda *_: stop.set())
+    _greet(vault, url, state)
+    while not stop.wait(0.2):
+        sites.reconcile()
+    sites.stop()
+    server.should_exit = True
+    thread.join(timeout=5)
+    vault.stop()
+
+
+class _Sites:
+    """Every site that the vault knows has its servers here."""
+
+    def __init__(self, vault: Vault, url: str, state: Path) -> None:
+        self._vault = vault
+        self._url = url
+        self._state = state
+        self._token = (state / "token").read_text().strip()
+        self._servers: dict[str, ConfigurationServer] = {}
+        self._refused: set[str] = set()
+
+    def reconcile(self) -> None:
+        for site in self._vault.sites():
+            if site["name"] not in self._servers and site["name"] not in self._refused:
+                self._open(site)
+
+    def _open(self, site: dict[str, Any]) -> None:
+        path = Path(site["path"])
+        if not path.is_dir():
+            return  # it may come back; the vault says that the site is silent
+        folder = path / SITE_FOLDER
+        try:
+            (folder / "store").mkdir(parents=True, exist_ok=True, mode=0o700)
+            url = (folder / "store").as_uri()
+            work = SiteWork(
+                site["name"], QemuSite(path, name=site["name"]), folder, open_objects(url), url,
+                self._state / "vault-header.json",
+            )  # fmt: skip
+            server = ConfigurationServer(site["name"], self._url, self._token, work)
+            server.start()
+        except (OSError, HomeportError) as error:
+            log.error("site can't be opened", site=site["name"], error=str(error))
+            self._refused.add(site["name"])
+            return
+        self._servers[site["name"]] = server
+
+    def stop(self) -> None:
+        threads = [threading.Thread(target=server.stop) for server in self._servers.values()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def _listen(state: Path, port: int | None) -> socket.socket:
+    """The port asked for; else the one used before; else the default; else any."""
+    endpoint = state / "endpoint"
+    wanted = [port] if port is not None else []
+    if port is None and endpoint.exists():
+        wanted.append(int(endpoint.read_text().rsplit(":", 1)[1]))
+    if port is None:
+        wanted += [DEFAULT_PORT, 0]
+    for candidate in wanted:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", candidate))
+        except OSError:
+            listener.close()
+            continue
+        return listener
+    raise HomeportError(
+        f"port {port} on loopback is taken",
+        code="up.port-taken",
+        remedy="Choose another with --port, or leave it out to take any free one.",
+    )
+
+
+def _log_to(path: Path) -> None:
+    out = path.open("a", buffering=1)
+    logging.basicConfig(stream=out, level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    )
+
+
+def _greet(vault: Vault, url: str, state: Path) -> None:
+    console = Console(file=sys.stdout, soft_wrap=True)
+    console.print(f"Homeport is up: {url} (state in {state})")
+    passphrase = vault.new_passphrase
+    if passphrase:
+        console.print(
+            "\nThis vault's recovery passphrase, shown this once:\n\n"
+            f"    [bold]{passphrase}[/bold]\n\n"
+            "With a site's recovery store it brings everything back, without this vault. Write it down, keep it\n"
+            "apart from both sites, then confirm: homeport vault passphrase --confirm\n"
+        )

@@ -1,0 +1,404 @@
+"""The work that a site's configuration server carries out: one small function per kind.
+
+Every kind looks before it acts: asked twice (the vault was killed and asks again), it does no harm. Every request
+carries the item's fence number; one older than the newest seen is refused: its operation was superseded.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from homeport.domain.errors import HomeportError
+from homeport.domain.machines import Machine, Power
+from homeport.domain.points import Consistency, PointId
+from homeport.domain.units import MINUTE, MiB
+from homeport.servers.durable import write_durably
+from homeport.servers.imports import import_base
+from homeport.servers.local_machine import LocalMachine, disk_views
+from homeport.servers.master_target import MasterTarget
+from homeport.servers.object_gateway import ObjectGateway
+from homeport.servers.point_services import PointServices
+from homeport.servers.replication import Final, Replication, renewed
+from homeport.servers.replication_spec import ReplicationSpec, machine_key_of
+from homeport.sites.errors import MachineNotFound
+from homeport.sites.interface import StartOptions
+from homeport.sites.qemu import QemuSite
+from homeport.store.errors import NotFound
+from homeport.store.keys import VaultKey, machine_key, seal_vault
+from homeport.store.objects import Objects
+from homeport.store.timeline import MachineStore
+
+log = structlog.get_logger(__name__)
+
+Progress = Callable[..., None]
+Params = dict[str, Any]
+Result = dict[str, Any]
+
+HYDRATION_RATE = 200 * MiB
+VAULT_HEADER = "vault.json"
+LEASE_SECONDS = 10 * 365 * 86400.0
+"""A running overlay's lease ends when its machine is removed; until then it must outlast any outage."""
+
+
+class StaleWork(HomeportError):
+    code = "work.superseded"
+    remedy = "A newer operation on this item has begun; look at its job."
+
+
+class NotReplicating(HomeportError):
+    code = "replication.not-running"
+    remedy = "See `homeport status ITEM` for what keeps replication from running."
+
+
+class SiteWork:
+    """``folder``: this site's own state: ``store``, ``cache``, ``retention``, ``points``. ``objects``: its store."""
+
+    def __init__(
+        self, name: str, site: QemuSite, folder: Path, objects: Objects, objects_url: str, header: Path
+    ) -> None:
+        """``header``: where the vault's sealed header is kept for sites that join after the passphrase is gone."""
+        self.name = name
+        self._header = header
+        self._vault: VaultKey | None = None
+        self._site = site
+        self._folder = folder
+        self._objects = objects
+        self._objects_url = objects_url
+        self._gateway = self._open_gateway()
+        self._master_target = MasterTarget(folder / "retention")
+        self._services = PointServices(folder / "points", objects_url)
+        self._replications: dict[str, Replication] = {}
+        self._lock = threading.RLock()
+        self._report: Callable[[dict[str, Any]], None] = lambda report: None
+        self._owner = name
+        self._kinds: dict[str, Callable[[Params, Progress], Result]] = {
+            "inventory": self._inventory,
+            "prepare-timeline": self._prepare_timeline,
+            "replicate": self._replicate,
+            "stop-replication": self._stop_replication,
+            "take-point": self._take_point,
+            "resync": self._resync,
+            "planned-stop": self._planned_stop,
+            "end-timeline": self._end_timeline,
+            "points": self._points,
+            "start-from-point": self._start_from_point,
+            "remove-machine": self._remove_machine,
+            "power-off-original": self._power_off_original,
+            "import-base": self._import_base,
+            "write-disks": self._write_disks,
+            "rollback-disks": self._rollback_disks,
+            "start-original": self._start_original,
+            "hide-points": self._hide_points,
+            "forget": self._forget,
+        }
+
+    # ── the configuration server's side ─────────────────────────────────────────────────────────────────────────
+
+    def connect(self, report: Callable[[dict[str, Any]], None]) -> None:
+        self._report = report
+
+    def gateway(self) -> dict[str, str]:
+        return {"url": self._gateway.url, "token": self._token()}
+
+    def facts(self) -> dict[str, Any]:
+        return self._site.facts()
+
+    def welcome(self, answer: dict[str, Any]) -> None:
+        """The vault's answer to our greeting: its sealed header goes beside the data, once."""
+        self._vault = VaultKey(answer["vault"], bytes.fromhex(answer["vault_key"]))
+        try:
+            self._objects.get(VAULT_HEADER)
+        except NotFound:
+            if self._header.exists():
+                self._objects.put(VAULT_HEADER, self._header.read_bytes())
+            elif answer.get("passphrase"):
+                seal_vault(self._objects, self._vault, answer["passphrase"])
+                write_durably(self._header, self._objects.get(VAULT_HEADER))
+
+    def resume(self, replications: list[Params]) -> None:
+        for params in replications:
+            self._start_replication(params)
+
+    def carry_out(self, kind: str, params: Params, progress: Progress) -> Result:
+        handler = self._kinds.get(kind)
+        if handler is None:
+            raise HomeportError(f"unknown kind of work: {kind}", code="work.unknown-kind", remedy="Upgrade this site.")
+        if "item" in params and "fence" in params:
+            self._check_fence(params["item"], params["fence"])
+        return handler(params, progress)
+
+    def tend(self) -> None:
+        """Look after what must go on: point servers, hydration of machines that answer."""
+        if self._folder.exists():
+            self._site.tend(HYDRATION_RATE)
+
+    def stop(self) -> None:
+        with self._lock:
+            running = list(self._replications.values())
+        for replication in running:
+            replication.stop(timeout=10)
+        self._gateway.close()
+
+    # ── replication from here ───────────────────────────────────────────────────────────────────────────────────
+
+    def _replicate(self, params: Params, progress: Progress) -> Result:
+        self._cache(params["item"], params["timeline"]).joinpath("final.json").unlink(missing_ok=True)
+        self._master_target.discard(params["machine"])
+        self._start_replication(params)
+        return {}
+
+    def _start_replication(self, params: Params) -> Replication:
+        spec = ReplicationSpec.from_json(params)
+        with self._lock:
+            running = self._replications.get(spec.item)
+            if running is not None and running.alive:
+                if running.spec.timeline == spec.timeline:
+                    running.spec = renewed(running.spec, params)
+                    return running
+                running.stop()
+            cache = self._cache(spec.item, spec.timeline)
+            write_durably(cache / "replicate.json", json.dumps(params).encode())
+            machine = LocalMachine(self._site, spec.vm, cache / "scratch")
+            replication = Replication(spec, machine, self._objects, cache, self._owner, self._report)
+            self._replications[spec.item] = replication
+            replication.start()
+            return replication
+
+    def _running(self, item: str) -> Replication:
+        with self._lock:
+            replication = self._replications.get(item)
+        if replication is None or not replication.alive:
+            raise NotReplicating(f"nothing is replicated from {self.name} for this item")
+        return replication
+
+    def _stop_replication(self, params: Params, progress: Progress) -> Result:
+        with self._lock:
+            replication = self._replications.pop(params["item"], None)
+        if replication is None:
+            return {"head": None}
+        replication.stop()
+        return {"head": _text(replication.head)}
+
+    def _take_point(self, params: Params, progress: Progress) -> Result:
+        replication = self._running(params["item"])
+        tags = (params["tag"],) if params.get("tag") else ()
+        taken = replication.take_point(Consistency(params["consistency"]), tags, params.get("timeout", 5 * MINUTE))
+        return {
+            "point": str(taken.point),
+            "consistency": str(taken.consistency),
+            "notes": taken.notes,
+            "found_by": taken.found_by,
+            "logical_bytes": taken.logical_bytes,
+        }
+
+    def _resync(self, params: Params, progress: Progress) -> Result:
+        self._running(params["item"]).resync()
+        return {}
+
+    def _planned_stop(self, params: Params, progress: Progress) -> Result:
+        item = params["item"]
+        cache = self._newest_cache(item)
+        final = cache / "final.json" if cache else None
+        if final and final.exists():
+            self._site.power_off(params["vm"])
+            self._stop_replication(params, progress)
+            result: Result = json.loads(final.read_bytes())
+            return result
+        with self._lock:
+            replication = self._replications.get(item)
+        if (replication is None or not replication.alive) and cache and (cache / "replicate.json").exists():
+            replication = self._start_replication(json.loads((cache / "replicate.json").read_bytes()))
+        if replication is None:
+            raise NotReplicating(f"nothing is replicated from {self.name} for this item")
+        timeout = float(params.get("timeout", 2 * MINUTE))
+        try:
+            outcome: Final = replication.finish(timeout, timeout + 10 * MINUTE)
+        except HomeportError as error:
+            log.warning("planned stop", item=item, code=error.code, cause=error.cause)
+            head = replication.head
+            replication.stop()
+            self._site.power_off(params["vm"])
+            outcome = Final(head, False, [f"the last changes could not be taken: {error.cause}"])
+        with self._lock:
+            self._replications.pop(item, None)
+        replication.stop()
+        return outcome.to_json()
+
+    # ── this site's store ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _store(self, params: Params) -> MachineStore:
+        return MachineStore(self._objects, machine_key_of(params))
+
+    def _prepare_timeline(self, params: Params, progress: Progress) -> Result:
+        self._keep_key(params)
+        store = self._store(params)
+        store.create_timeline(params["timeline"], parent=_point(params, "parent"), origin=_point(params, "origin"))
+        if params.get("description"):
+            store.describe(params["description"])
+        return {}
+
+    def _end_timeline(self, params: Params, progress: Progress) -> Result:
+        self._store(params).end(params["timeline"], params.get("reason", "failover"))
+        return self._points(params, progress)
+
+    def _points(self, params: Params, progress: Progress) -> Result:
+        store = self._store(params)
+        points = store.points(params["timeline"])
+        return {"points": [point.to_json() for point in points], "head": _text(store.head(params["timeline"]))}
+
+    def _hide_points(self, params: Params, progress: Progress) -> Result:
+        self._store(params).hide(params["timeline"], int(params["upto"]))
+        return {}
+
+    def _import_base(self, params: Params, progress: Progress) -> Result:
+        self._keep_key(params)
+        store = self._store(params)
+        if params.get("description"):
+            store.describe(params["description"])
+        machine = self._site.machine(params["vm"])
+        if machine.power is not Power.OFF:
+            raise HomeportError(
+                f"{params['vm']} is {machine.power}, and its disks can only be taken as a base while it is off",
+                code="reprotect.machine-runs",
+                remedy="Shut it down; its writes since the failover are undone by the failback.",
+            )
+        self._site.power_off(params["vm"])
+        spool = self._cache(params["item"], params["timeline"]) / "import"
+        parent = _point(params, "parent")
+        with disk_views(self._site, machine, parent is not None) as views:
+            info, differing = import_base(
+                store, machine_key_of(params), params["timeline"], parent, _point(params, "origin"), machine, views,
+                spool, self._owner, progress,
+            )  # fmt: skip
+        return {"point": str(info.id), "bytes": differing}
+
+    # ── machines at this site ───────────────────────────────────────────────────────────────────────────────────
+
+    def _inventory(self, params: Params, progress: Progress) -> Result:
+        return {"machines": [machine.to_json() for machine in self._site.machines()], "facts": self._site.facts()}
+
+    def _start_from_point(self, params: Params, progress: Progress) -> Result:
+        keys = machine_key_of(params)
+        store = MachineStore(self._objects, keys)
+        point = PointId.parse(params["point"])
+        like = Machine.from_json(params["like"])
+        store.lease(point, params["vm"], LEASE_SECONDS)
+        service = self._services.prepare(params["vm"], like, point, keys)
+        options = StartOptions(
+            base=None if params.get("test") else point,
+            network=params.get("network") if params.get("test") else None,
+            forward=tuple(params.get("forward") or ()),
+        )
+        machine = self._site.create_from_point(params["vm"], like, point, service, options)
+        return {"machine": machine.to_json()}
+
+    def _remove_machine(self, params: Params, progress: Progress) -> Result:
+        vm = params["vm"]
+        self._site.delete(vm)
+        self._services.end(vm)
+        store = self._store(params)
+        for lease in store.leases():
+            if lease.owner == vm:
+                store.release(lease.point, vm)
+        return {}
+
+    def _power_off_original(self, params: Params, progress: Progress) -> Result:
+        vm, reason = params["vm"], params["reason"]
+        try:
+            self._site.machine(vm)
+        except MachineNotFound as error:
+            raise HomeportError(
+                f"the original machine {vm} is no longer at {self.name}",
+                code="reprotect.original-missing",
+                remedy="Put its folder back; failing back to a new location is not part of this release.",
+            ) from error
+        self._site.fence(vm, reason)
+        self._site.power_off(vm)
+        return {}
+
+    def _write_disks(self, params: Params, progress: Progress) -> Result:
+        store = self._store(params)
+        base, target = PointId.parse(params["base"]), PointId.parse(params["point"])
+        machine = self._site.machine(params["vm"])
+        written = self._master_target.write_disks(
+            self._site.folder(params["vm"]), machine, store.open(base), store.open(target), progress
+        )
+        return {"written": written.written, "retained": written.retained}
+
+    def _rollback_disks(self, params: Params, progress: Progress) -> Result:
+        self._site.power_off(params["vm"])
+        machine = self._site.machine(params["vm"])
+        return {"restored": self._master_target.roll_back(self._site.folder(params["vm"]), machine)}
+
+    def _start_original(self, params: Params, progress: Progress) -> Result:
+        vm = params["vm"]
+        self._site.fence(vm, None)
+        machine = self._site.start(vm, StartOptions(base=_point(params, "base")))
+        return {"machine": machine.to_json()}
+
+    def _forget(self, params: Params, progress: Progress) -> Result:
+        self._stop_replication(params, progress)
+        shutil.rmtree(self._folder / "cache" / params["item"], ignore_errors=True)
+        self._master_target.discard(params["machine"])
+        if params.get("remove_tracking"):
+            LocalMachine(self._site, params["vm"], self._folder / "cache" / "scratch").forget_tracking()
+        if params.get("timelines"):
+            self._store(params).purge()
+        return {}
+
+    # ── this site's own small files ─────────────────────────────────────────────────────────────────────────────
+
+    def _cache(self, item: str, timeline: str) -> Path:
+        return self._folder / "cache" / item / timeline
+
+    def _newest_cache(self, item: str) -> Path | None:
+        found = list((self._folder / "cache" / item).glob("*/replicate.json"))
+        return max(found, key=lambda path: path.stat().st_mtime_ns).parent if found else None
+
+    def _token(self) -> str:
+        return (self._folder / "gateway.token").read_text()
+
+    def _open_gateway(self) -> ObjectGateway:
+        token = self._folder / "gateway.token"
+        if not token.exists():
+            write_durably(token, secrets.token_urlsafe(32).encode())
+        remembered = self._folder / "gateway.port"
+        port = int(remembered.read_text()) if remembered.exists() else 0
+        try:
+            gateway = ObjectGateway(self._objects, token.read_text(), port=port)
+        except OSError:
+            gateway = ObjectGateway(self._objects, token.read_text())
+        write_durably(remembered, str(gateway.port).encode())
+        gateway.start()
+        return gateway
+
+    def _keep_key(self, params: Params) -> None:
+        """The machine's key, wrapped by the vault's, lies beside the data: the bucket and the passphrase are enough."""
+        if self._vault is None:
+            raise HomeportError("this site has not greeted its vault yet", code="site.not-joined")
+        machine_key(self._objects, self._vault, params["machine"], create=machine_key_of(params))
+
+    def _check_fence(self, item: str, fence: int) -> None:
+        path = self._folder / "cache" / item / "fence"
+        with self._lock:
+            seen = int(path.read_text()) if path.exists() else 0
+            if fence < seen:
+                raise StaleWork(f"work with fence {fence} arrived after {seen}")
+            if fence > seen:
+                write_durably(path, str(fence).encode())
+
+
+def _point(params: Params, name: str) -> PointId | None:
+    return PointId.parse(params[name]) if params.get(name) else None
+
+
+def _text(point: PointId | None) -> str | None:
+    return str(point) if point else None

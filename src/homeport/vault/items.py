@@ -1,0 +1,148 @@
+"""Replicated items: how they are found, what the API shows of them, and which points they offer.
+
+What one operation leaves for a later one lies in an item's ``ties``:
+
+``stopped``        {"point", "complete"}: the machine that was active was stopped as planned, and its last point
+``import_point``   the point that the replication's timeline began from (the powered-off disks, imported)
+``home_parent``    the point that the original's disks were last brought to: parent of the home site's next timeline
+``next_timeline``  {"timeline", "import_point"}: prepared at the away site by the commit of a failback
+``pending``        {"fork" | "import": timeline}: named by an operation that has not ended, so that its repetition
+                   names the same one
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from homeport.domain import choice, health
+from homeport.domain.errors import HomeportError
+from homeport.domain.operations import Operation, allowed_operations
+from homeport.domain.points import PointId, PointInfo
+from homeport.domain.policy import Policy, failback_policy
+from homeport.domain.states import OFFERS_POINTS, REPLICATES, Direction
+from homeport.vault.core import Core
+from homeport.vault.database import ItemRow, Json, PointRow, PolicyRow, now
+
+
+class ItemNotFound(HomeportError):
+    code = "item.not-found"
+    remedy = "See `homeport status` for the replicated items."
+
+
+def find(session: Session, name: str) -> ItemRow:
+    """By name or id. Raises :class:`ItemNotFound`."""
+    by_id = session.get(ItemRow, name)
+    if by_id is not None:
+        return by_id
+    item = session.scalar(select(ItemRow).where(ItemRow.name == name, ItemRow.removed.is_(None)))
+    if item is None:
+        raise ItemNotFound(f"There is no replicated item {name!r}.")
+    return item
+
+
+def policy_of(session: Session, name: str) -> Policy:
+    row = session.get_one(PolicyRow, name)
+    return Policy(row.name, row.rpo_threshold, row.retention, row.app_consistent, row.interval, row.generated)
+
+
+def effective_policy(session: Session, item: ItemRow) -> Policy:
+    """The policy by which the item replicates now: its own, or on the way home the failback policy made from it."""
+    own = policy_of(session, item.policy)
+    return own if item.direction is Direction.FORWARD else failback_policy(own)
+
+
+def remember_points(session: Session, timeline: str, points: list[Json]) -> None:
+    """Keep ``points`` as the whole list of ``timeline``. Raises ValueError or KeyError where one is malformed."""
+    infos = [PointInfo.from_json(point) for point in points]
+    known = {row.number: row for row in session.scalars(select(PointRow).where(PointRow.timeline == timeline))}
+    fresh = {info.id.number: info.to_json() for info in infos if info.id.timeline == timeline}
+    gone = [number for number in known if number not in fresh]
+    if gone:
+        session.execute(delete(PointRow).where(PointRow.timeline == timeline, PointRow.number.in_(gone)))
+    for number, data in fresh.items():
+        if number not in known:
+            session.add(PointRow(timeline=timeline, number=number, data=data))
+        elif known[number].data != data:
+            known[number].data = data
+
+
+def points_of(session: Session, item: ItemRow) -> list[PointInfo]:
+    """What the operator may choose from, oldest first; nothing after a commit."""
+    if item.state not in OFFERS_POINTS:
+        return []
+    rows = session.scalars(select(PointRow).where(PointRow.timeline.in_(item.lineage)))
+    return choice.offered([PointInfo.from_json(row.data) for row in rows])
+
+
+def allowed(session: Session, item: ItemRow) -> tuple[Operation, ...]:
+    return allowed_operations(
+        item.state, item.direction, has_points=bool(points_of(session, item)), running=item.job is not None
+    )
+
+
+def _instant(value: Any) -> datetime | None:
+    return None if value is None else datetime.fromisoformat(value)
+
+
+def to_json(core: Core, session: Session, item: ItemRow) -> Json:
+    points = points_of(session, item)
+    policy = effective_policy(session, item)
+    replication = item.replication
+    newest = _instant(replication.get("rpo_from"))
+    if newest is None and points:
+        newest = points[-1].time
+    rpo = health.rpo_seconds(newest, now()) if item.state in REPLICATES else None
+    error = replication.get("error")
+    condition = health.Condition(
+        state=item.state,
+        rpo=rpo,
+        rpo_threshold=policy.rpo_threshold,
+        silence=core.liveness.silence(item.active_site),
+        error=_error_text(error),
+    )
+    grade, reasons = health.health(condition)
+    return {
+        "id": item.id,
+        "name": item.name,
+        "machine": item.machine,
+        "from": item.home,
+        "to": item.away,
+        "policy": item.policy,
+        "state": str(item.state),
+        "direction": str(item.direction),
+        "active_site": item.active_site,
+        "health": str(grade),
+        "health_reasons": reasons,
+        "rpo_seconds": rpo,
+        "last_point": points[-1].to_json() if points else None,
+        "timeline": item.timeline,
+        "replication": {
+            "phase": replication.get("phase", "stopped"),
+            "progress": replication.get("progress"),
+            "error": error,
+            "crossed": replication.get("crossed", {"out": 0, "in": 0}),
+        },
+        "test": item.test,
+        "allowed_operations": [str(operation) for operation in allowed(session, item)],
+        "job": item.job,
+        "recovery_machine": item.recovery_machine,
+        "failover_point": item.failover_point,
+        "created": item.created.isoformat(),
+    }
+
+
+def _error_text(error: Any) -> str | None:
+    if not error:
+        return None
+    if isinstance(error, dict):
+        return f"{error.get('cause', '')} ({error.get('code', '')})"
+    return str(error)
+
+
+def number_of(point: str | None) -> int:
+    """-1 where there is no point."""
+    return -1 if point is None else PointId.parse(point).number

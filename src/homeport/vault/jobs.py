@@ -1,0 +1,115 @@
+"""Jobs: one run of an operation on an item, its tasks, and how it ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from homeport.domain.errors import HomeportError
+from homeport.domain.operations import CANCELLABLE, Operation
+from homeport.domain.states import State
+from homeport.vault import items
+from homeport.vault.database import ItemRow, JobRow, Json, TaskRow, now
+
+RUNNING = ("queued", "running", "cancelling")
+ENDED = ("succeeded", "failed", "cancelled")
+
+
+class JobNotFound(HomeportError):
+    code = "job.not-found"
+    remedy = "See `homeport job list`."
+
+
+def find(session: Session, job: str) -> JobRow:
+    """Raises :class:`JobNotFound`."""
+    row = session.get(JobRow, job)
+    if row is None:
+        raise JobNotFound(f"There is no job {job!r}.")
+    return row
+
+
+def end(session: Session, job: JobRow, item: ItemRow, state: str, item_state: State, **values: Any) -> None:
+    """The one way in which a job ends: it and its item change together. ``values``: the job's error or result."""
+    job.state, job.ended = state, now()
+    for name, value in values.items():
+        setattr(job, name, value)
+    job.version += 1
+    for task in session.scalars(select(TaskRow).where(TaskRow.job == job.id, TaskRow.state == "running")):
+        task.state, task.ended = ("failed" if state == "failed" else "succeeded"), now()
+    item.state = item_state
+    if item.job == job.id:
+        item.job = None
+
+
+def way_back(job: JobRow, item: ItemRow) -> Operation | None:
+    """The operation that cancelling a failed job begins: the way back out of a failover or failback that stuck."""
+    if job.state != "failed" or item.job is not None:
+        return None
+    if item.state is State.FAILOVER_FAILED and job.kind in (Operation.FAILOVER, Operation.CHANGE_POINT):
+        return Operation.CANCEL_FAILOVER
+    if item.state is State.FAILBACK_FAILED and job.kind in (Operation.FAILBACK, Operation.CANCEL_FAILBACK):
+        return Operation.CANCEL_FAILBACK
+    if item.state is State.FAILOVER_FAILED and job.kind == Operation.CANCEL_FAILOVER:
+        return Operation.CANCEL_FAILOVER
+    return None
+
+
+def restartable(session: Session, job: JobRow, item: ItemRow) -> bool:
+    """A failed or cancelled job may run again when its operation is allowed now, and it is the item's last one."""
+    if job.state not in ("failed", "cancelled") or item.job is not None or item.removed is not None:
+        return False
+    last = session.scalar(select(JobRow.id).where(JobRow.item == item.id).order_by(JobRow.created.desc()).limit(1))
+    if last != job.id:
+        return False
+    if job.kind == Operation.PROTECT:
+        return item.state is State.ENABLE_FAILED
+    if job.kind in (Operation.CANCEL_FAILOVER, Operation.CANCEL_FAILBACK):
+        return way_back(job, item) is not None
+    return job.kind in items.allowed(session, item)
+
+
+def allowed(session: Session, job: JobRow) -> list[str]:
+    item = session.get_one(ItemRow, job.item)
+    found = []
+    if (job.state in ("queued", "running") and job.kind in CANCELLABLE) or way_back(job, item):
+        found.append("cancel")
+    if restartable(session, job, item):
+        found.append("restart")
+    return found
+
+
+def to_json(session: Session, job: JobRow) -> Json:
+    tasks = session.scalars(select(TaskRow).where(TaskRow.job == job.id).order_by(TaskRow.number))
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "item": job.item,
+        "item_name": job.item_name,
+        "state": job.state,
+        "version": job.version,
+        "created": job.created.isoformat(),
+        "started": job.started.isoformat() if job.started else None,
+        "ended": job.ended.isoformat() if job.ended else None,
+        "tasks": [_task_json(task) for task in tasks],
+        "error": job.error,
+        "result": job.result,
+        "allowed": allowed(session, job),
+    }
+
+
+def _task_json(task: TaskRow) -> Json:
+    shown = {
+        "name": task.name,
+        "title": task.title,
+        "state": task.state,
+        "progress": task.progress,
+        "started": task.started.isoformat(),
+        "ended": task.ended.isoformat() if task.ended else None,
+    }
+    if task.result is not None:
+        shown["result"] = task.result
+    if task.error is not None:
+        shown["error"] = task.error
+    return shown

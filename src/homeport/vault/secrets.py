@@ -1,0 +1,105 @@
+"""The vault's own secrets, in its state folder: the API's token, the vault's key, and the recovery passphrase until
+the operator has confirmed that it is kept elsewhere.
+
+``token``            what every caller of the API shows
+``vault-key.json``   {"id": …, "key": …}, both hex: wraps the machines' keys; kept open (0600) so that the vault restarts
+                     unattended
+``passphrase``       opens a bucket without the vault; deleted when confirmed
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import secrets as random
+from dataclasses import dataclass
+from pathlib import Path
+
+from homeport.domain.errors import HomeportError
+
+_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
+_GROUPS = 6
+_GROUP = 4
+
+
+class WrongPassphrase(HomeportError):
+    code = "vault.passphrase-wrong"
+    remedy = "Type it as the first `homeport up` showed it; it lies in the state folder until it is confirmed."
+
+
+def new_passphrase() -> str:
+    """Six groups of four letters and digits that are not mistaken for each other: 118 bits."""
+    return "-".join("".join(random.choice(_ALPHABET) for _ in range(_GROUP)) for _ in range(_GROUPS))
+
+
+def _plain(passphrase: str) -> bytes:
+    return "".join(passphrase.lower().split()).replace("-", "").encode()
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Whole or not at all, readable by the owner only, durable when it returns."""
+    temporary = path.with_name(f".{path.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@dataclass
+class Secrets:
+    """``first_passphrase``: set only by the start that made it, so that it can be shown once."""
+
+    state: Path
+    token: str
+    vault_id: str
+    vault_key: str
+    first_passphrase: str | None = None
+
+    @classmethod
+    def open(cls, state: Path) -> Secrets:
+        """What the state folder holds; what is missing is made. A folder without a key gets a passphrase too."""
+        token_file, key_file, passphrase_file = state / "token", state / "vault-key.json", state / "passphrase"
+        if not token_file.exists():
+            _write_private(token_file, random.token_urlsafe(32))
+        first = None
+        if not key_file.exists():
+            # The passphrase first: a key without it, left by a crash, would never get one.
+            if not passphrase_file.exists():
+                _write_private(passphrase_file, new_passphrase())
+            first = passphrase_file.read_text().strip()
+            _write_private(key_file, json.dumps({"id": random.token_hex(16), "key": random.token_hex(32)}))
+        key = json.loads(key_file.read_text())
+        return cls(state, token_file.read_text().strip(), key["id"], key["key"], first)
+
+    @property
+    def passphrase(self) -> str | None:
+        """The recovery passphrase; None once it is confirmed."""
+        try:
+            return (self.state / "passphrase").read_text().strip()
+        except FileNotFoundError:
+            return None
+
+    @property
+    def passphrase_confirmed(self) -> bool:
+        return not (self.state / "passphrase").exists()
+
+    def confirm_passphrase(self, passphrase: str) -> None:
+        """The operator keeps it: delete it here. Confirmed already: fine. Raises :class:`WrongPassphrase`."""
+        kept = self.passphrase
+        if kept is None:
+            return
+        if not hmac.compare_digest(_plain(kept), _plain(passphrase)):
+            raise WrongPassphrase("This is not the vault's recovery passphrase.")
+        (self.state / "passphrase").unlink(missing_ok=True)
+
+    def token_matches(self, shown: str) -> bool:
+        """In constant time."""
+        return hmac.compare_digest(self.token.encode(), shown.encode())
