@@ -21,4 +21,4 @@ def to_json(value: object) -> str:
 def _escape(character: str) -> str:
     if character in '"\\':
         return "\\" + character
-    return character if " " <= character <= "~" else f"\\u{ord(character):04x}"
+    return character if character >= " " else f"\\u{ord(character):04x}"

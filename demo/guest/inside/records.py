@@ -14,7 +14,11 @@ from __future__ import annotations
 
 import struct
 
-from _sha256 import sha256  # hashlib would pull OpenSSL's 5 MB into the guest
+# Not hashlib's, which would pull OpenSSL's 5 MB into the guest.
+try:
+    from _sha2 import sha256  # type: ignore[import-not-found,unused-ignore]  # Python 3.12 and newer
+except ImportError:
+    from _sha256 import sha256  # type: ignore[import-not-found,unused-ignore]
 
 SLOT = 4096
 MAGIC = b"homeport-record\0"
@@ -60,7 +64,8 @@ def encode(number: int, time: int, previous: bytes, payload: bytes) -> bytes:
     if len(payload) != PAYLOAD or len(previous) != len(NOTHING):
         raise ValueError("a record has a payload of 4000 bytes and names 32 bytes of its predecessor")
     body = _HEAD.pack(MAGIC, number, time, previous) + payload
-    return body + sha256(body).digest()
+    digest: bytes = sha256(body).digest()
+    return body + digest
 
 
 def decode(slot: bytes | memoryview) -> Record | None:

@@ -1,6 +1,6 @@
 """The guest's one program: the writer, and what it answers over HTTP.
 
-GET /            the chain's last number and verdict (see ``Service._status``), at once, also while the start is verified
+GET /            the chain's last number and verdict (see ``Service._status``), at once, also while verifying
 GET /verify      reads both files from the disks and verifies the whole chain now, then answers as / does
 GET /record/N    the hash of record N as the disk holds it
 GET /write?mb=N  writes a file of N MiB of random data, on stable storage when it answers; &disk=0 or 1 (1 when not
@@ -16,7 +16,6 @@ import time
 
 from demo.guest.inside.chain import Chain
 from demo.guest.inside.kernel_log import KernelLog
-from demo.guest.inside.records import SLOT
 from demo.guest.inside.web import serve
 from demo.guest.inside.writer import Writer
 
@@ -51,8 +50,7 @@ class Service:
             return 200, self._status()
         if path == "/verify":
             with self._lock:
-                if self._writer.at_start is not None:
-                    self._writer.verify()
+                self._writer.verify()
             return 200, self._status()
         if path.startswith("/record/"):
             return self._record(int(path.removeprefix("/record/")))
@@ -74,8 +72,8 @@ class Service:
             uptime = float(file.read().split()[0])
         return {
             "name": self._name,
-            "first": None if last is None else 0,
-            "last": None if last is None else last.number,
+            "first": 0,
+            "last": -1 if last is None else last.number,
             "last_time": None if last is None else last.time / 1e9,
             "records": 0 if last is None else last.number + 1,
             "chain": self._writer.verdict,
@@ -124,9 +122,4 @@ def main() -> None:
     writer = Writer(chain, float(settings["rate"]), int(settings["capacity"]))
     service = Service(writer, KernelLog(), settings["name"])
     threading.Thread(target=writer.run, name="writer", daemon=True).start()
-    serve(int(settings["port"]), service.handle)
-
-
-def space_for(capacity: int) -> int:
-    """Bytes that ``capacity`` records take on each disk."""
-    return -(-capacity // 2) * SLOT
+    serve(int(settings["port"]), service.handle, "/run/listening")

@@ -12,12 +12,13 @@ Handler = Callable[[str, dict[str, str]], tuple[int, dict[str, object]]]
 """Path and query → HTTP status and the answer's JSON object."""
 
 
-def serve(port: int, handler: Handler) -> None:
-    """Answers for ever. Raises OSError when the port can't be listened on."""
+def serve(port: int, handler: Handler, listening: str) -> None:
+    """Answers for ever; the file ``listening`` appears when that begins. Raises OSError when the port is taken."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("0.0.0.0", port))
         listener.listen(16)
+        open(listening, "w").close()
         while True:
             connection, _ = listener.accept()
             threading.Thread(target=_answer, args=(connection, handler), daemon=True).start()

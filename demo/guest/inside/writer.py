@@ -16,8 +16,9 @@ _INSECURE = 4  # GRND_INSECURE of getrandom(2): doesn't wait for entropy, which 
 class Writer:
     """Verifies the chain, then appends ``rate`` records per second until there are ``capacity`` of them.
 
-    ``state``: "verifying", "writing", "paused", "full", or "stopped: why"; ``verdict``: "verifying", "unbroken" or
-    "broken at N: why"; ``errors``: I/O errors seen by the writer. It never appends to a broken chain.
+    ``state``: "verifying", "writing", "paused", "full", or "stopped: why"; ``verdict``: "verifying", "unbroken",
+    "broken at N: why" or "unreadable: why"; ``errors``: I/O errors seen by the writer. It never
+    appends to a broken chain.
     """
 
     def __init__(self, chain: Chain, rate: float, capacity: int) -> None:
@@ -30,66 +31,81 @@ class Writer:
         self._capacity = capacity
         self._go = threading.Event()
         self._go.set()
-        self._idle = threading.Event()
+        self._appending = threading.Lock()
+        self._started = threading.Event()
         self._random = Random(int.from_bytes(os.getrandom(16, _INSECURE), "little"))
 
     def run(self) -> None:
         """The writer's thread: ends when the chain is broken or full, or when a disk fails."""
+        whole = self._verify_at_start()
+        self._started.set()
+        if not whole:
+            self.state = "stopped: the chain can't be continued"
+            return
         try:
-            self._verify_at_start()
             self._append()
-        except BrokenChain as broken:
-            self.verdict = str(broken)
-            self.state = "stopped: the chain is broken"
         except OSError as error:
             self.errors += 1
             self.state = f"stopped: {error}"
-        self._idle.set()
 
-    def verify(self) -> str:
-        """Verify the whole chain now, while it is being written; the verdict."""
+    def verify(self) -> None:
+        """Verify the whole chain now, while it is being written; at the guest's start: wait for that verification.
+
+        The result is in ``verdict``; one that isn't "unbroken" stays.
+        """
+        if self._started.is_set():
+            self._verify()
+        else:
+            self._started.wait()
+
+    def pause(self) -> None:
+        """Returns when no record is being written any more."""
+        self._go.clear()
+        with self._appending:
+            if self.state == "writing":
+                self.state = "paused"
+
+    def resume(self) -> None:
+        self._go.set()
+
+    def _verify_at_start(self) -> bool:
+        begun = time.monotonic()
+        records = self._verify(find_end=True)
+        if records is None:
+            return False
+        last = self.chain.last
+        self.at_start = {
+            "records": records,
+            "last": -1 if last is None else last.number,
+            "torn": self.chain.torn,
+            "seconds": round(time.monotonic() - begun, 3),
+        }
+        self.verdict = "unbroken"
+        return True
+
+    def _verify(self, *, find_end: bool = False) -> int | None:
+        """How many records the chain has; None when it is broken or unreadable, as ``verdict`` says then."""
         try:
-            self.chain.verify()
+            if find_end:
+                self.chain.find_end()
+            return self.chain.verify()
         except BrokenChain as broken:
             self.verdict = str(broken)
         except OSError as error:
             self.errors += 1
             self.verdict = f"unreadable: {error}"
-        return self.verdict
-
-    def pause(self) -> None:
-        """Returns when no record is being written any more."""
-        self._go.clear()
-        self._idle.wait()
-
-    def resume(self) -> None:
-        self._go.set()
-
-    def _verify_at_start(self) -> None:
-        begun = time.monotonic()
-        self.chain.find_end()
-        records = self.chain.verify()
-        self.verdict = "unbroken"
-        last = self.chain.last
-        self.at_start = {
-            "records": records,
-            "last": None if last is None else last.number,
-            "torn": self.chain.torn,
-            "seconds": round(time.monotonic() - begun, 3),
-        }
+        return None
 
     def _append(self) -> None:
         due = time.monotonic()
         while self.chain.last is None or self.chain.last.number + 1 < self._capacity:
-            if not self._go.is_set():
-                self.state = "paused"
-                self._idle.set()
-                self._go.wait()
-                self._idle.clear()
-                due = time.monotonic()
-            self.state = "writing"
+            self._go.wait()
             payload = self._random.getrandbits(8 * PAYLOAD).to_bytes(PAYLOAD, "little")
-            self.chain.append(time.time_ns(), payload)
+            with self._appending:
+                if not self._go.is_set():
+                    continue
+                self.state = "writing"
+                self.chain.append(time.time_ns(), payload)
             # No burst after a wait: a frozen or slow disk just makes the records fewer.
             due = max(due + self._period, time.monotonic())
             time.sleep(max(0.0, due - time.monotonic()))

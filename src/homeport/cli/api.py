@@ -20,6 +20,10 @@ class Site(TypedDict, total=False):
     name: str
     provider: str
     path: str
+    connected: bool
+    last_seen: str | None
+    facts: dict[str, Any]
+    created: str
 
 
 class Machine(TypedDict, total=False):

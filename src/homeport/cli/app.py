@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from homeport.cli import jobs, lessons, operations, points, policies, protect, sites, status, store, up, vault
+from homeport.cli import jobs, lessons, operations, points, policies, protect, sites, status, store_commands, up, vault
 from homeport.cli.errors import FAILED, WRONG_USE, Interrupted, WrongUse, exit_status, report
 from homeport.domain.errors import HomeportError
 
@@ -66,7 +66,7 @@ def build() -> typer.Typer:
     ) -> None:
         """Options of `homeport` itself."""
 
-    for part in (up, vault, sites, policies, protect, operations, points, status, jobs, store):
+    for part in (up, vault, sites, policies, protect, operations, points, status, jobs, store_commands):
         part.register(app)
     return app
 

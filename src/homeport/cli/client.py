@@ -6,16 +6,19 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 from urllib.parse import quote
 
 import httpx
 
 from homeport.cli.api import Item, Job, Machine, Point, Policy, Site, VaultInfo
-from homeport.cli.errors import BadAnswer, TokenUnreadable, VaultNotRunning, VaultRefused
+from homeport.cli.errors import BadAnswer, TokenUnreadable, VaultFailing, VaultNotRunning, VaultRefused
 
-ANSWER_WITHIN = 30.0
-"""Seconds the vault may take for an answer, beyond the time it was asked to wait."""
+ANSWER_WITHIN = 60.0
+"""Seconds the vault may take for an answer, beyond the time it was asked to wait: it may ask a site first."""
+
+CONNECT_WITHIN = 10.0
+"""Seconds."""
 
 
 def find_state(state: Path | None) -> Path:
@@ -39,7 +42,6 @@ class VaultClient:
         self._http = httpx.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {token}"},
-            timeout=ANSWER_WITHIN,
             trust_env=found_in is None,
         )
 
@@ -78,7 +80,11 @@ class VaultClient:
             asked["wait"] = str(wait)
         try:
             answer = self._http.request(
-                method, path, json=body, params=asked, timeout=httpx.Timeout(ANSWER_WITHIN, read=ANSWER_WITHIN + wait)
+                method,
+                path,
+                json=body,
+                params=asked,
+                timeout=httpx.Timeout(ANSWER_WITHIN + wait, connect=CONNECT_WITHIN),
             )
         except (httpx.TransportError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise VaultNotRunning(
@@ -95,7 +101,7 @@ class VaultClient:
     # -- the vault, its sites and policies ---------------------------------------------------------------------------
 
     def vault(self) -> VaultInfo:
-        return VaultInfo(**self._get("/v1/vault"))  # type: ignore[typeddict-item]
+        return cast(VaultInfo, self._get("/v1/vault"))
 
     def confirm_passphrase(self, passphrase: str) -> dict[str, Any]:
         return self._post("/v1/vault/passphrase/confirm", {"passphrase": passphrase})
@@ -126,8 +132,7 @@ class VaultClient:
 
     def item(self, item: str) -> Item:
         answer = self._get(f"/v1/items/{_part(item)}")
-        found: Item = answer.get("item") if isinstance(answer.get("item"), dict) else answer  # type: ignore[assignment]
-        return found
+        return cast(Item, answer["item"] if isinstance(answer.get("item"), dict) else answer)
 
     def protect(self, machine: str, source: str, target: str, policy: str) -> str:
         """Returns the id of the job."""
@@ -167,8 +172,7 @@ def _in_query(value: Any) -> str:
 
 def _job(answer: dict[str, Any]) -> Job:
     inner = answer.get("job")
-    found: Job = inner if isinstance(inner, dict) else answer  # type: ignore[assignment]
-    return found
+    return cast(Job, inner if isinstance(inner, dict) else answer)
 
 
 def _job_id(answer: dict[str, Any], default: str | None = None) -> str:
@@ -181,10 +185,11 @@ def _job_id(answer: dict[str, Any], default: str | None = None) -> str:
 
 
 def _read(answer: httpx.Response, url: str) -> dict[str, Any]:
+    strange = VaultFailing if answer.is_server_error else BadAnswer
     try:
         content = answer.json() if answer.content else {}
     except ValueError as error:
-        raise BadAnswer(
+        raise strange(
             f"{url} answered with {answer.status_code} {answer.reason_phrase} and no JSON", url=url
         ) from error
     if not isinstance(content, dict):
@@ -193,7 +198,7 @@ def _read(answer: httpx.Response, url: str) -> dict[str, Any]:
         return content
     if "code" not in content:
         reason = content.get("detail", content)
-        raise BadAnswer(f"the vault refused with {answer.status_code} {answer.reason_phrase}: {reason}", url=url)
+        raise strange(f"the vault refused with {answer.status_code} {answer.reason_phrase}: {reason}", url=url)
     refused = VaultRefused(
         content.get("cause") or content.get("title") or "the vault refused",
         code=str(content["code"]),

@@ -56,6 +56,10 @@ class BadAnswer(HomeportError):
     remedy = "Check that the address is a Homeport vault's, and look at the output of `homeport up`."
 
 
+class VaultFailing(BadAnswer):
+    """An answer of 500 or above without a reason: the vault is stopping or starting, or has a fault."""
+
+
 class VaultRefused(HomeportError):
     """The vault's own refusal: its code, cause, remedy and details. ``status``: the HTTP status."""
 
@@ -104,4 +108,5 @@ def report(error: HomeportError, *, json_wanted: bool) -> None:
     if isinstance(allowed, list):
         console.print(Text.assemble(("Allowed now: ", "bold"), ", ".join(map(str, allowed)) or "nothing"))
     for problem in error.details.get("problems", []):
-        console.print(Text(f"  - {problem}"))
+        if str(problem) not in error.cause:
+            console.print(Text(f"  - {problem}"))

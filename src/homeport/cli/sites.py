@@ -78,9 +78,10 @@ def show_sites(console: Console, sites: list[Site]) -> None:
     if not sites:
         console.print("No sites yet. Add one: homeport site add NAME --provider qemu --path DIR")
         return
-    rows = table("Name", "Provider", "Path")
+    rows = table("Name", "Provider", "Path", "Connected")
     for site in sites:
-        rows.add_row(site.get("name", "?"), site.get("provider", "?"), site.get("path", ""))
+        connected = coloured("yes", "green") if site.get("connected") else coloured("no", "yellow")
+        rows.add_row(site.get("name", "?"), site.get("provider", "?"), coloured(site.get("path", ""), ""), connected)
     console.print(rows)
 
 

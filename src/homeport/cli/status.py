@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from homeport.cli.api import Item, Job, VaultInfo
+from homeport.cli.errors import VaultNotRunning
 from homeport.cli.formats import show_instant, show_size, show_span
 from homeport.cli.lessons import LOOK, lesson
 from homeport.cli.progress import show_progress
@@ -55,11 +56,12 @@ def look(session: Session, item: str | None) -> dict[str, Any]:
     vault = session.vault.vault()
     if item is not None:
         found = session.vault.item(item)
-        job = session.vault.job(found["job"]) if found.get("job") else None
+        named = found.get("job")
+        job = session.vault.job(named) if named else None
         return {"vault": vault, "item": found, "job": job}
     items = session.vault.items()
-    running = {named for one in items if (named := one.get("job"))}
-    jobs = [session.vault.job(named) for named in sorted(running)]
+    working = sorted({str(one["job"]) for one in items if one.get("job")})
+    jobs = [session.vault.job(job) for job in working]
     return {"vault": vault, "items": items, "jobs": jobs}
 
 
@@ -180,7 +182,12 @@ def tell_what_now(session: Session, job: Job, item: str) -> None:
     if session.json_wanted:
         session.answer({"job": job}, lambda console: None)
         return
-    found = session.vault.item(item)
+    try:
+        found = session.vault.item(item)
+    except VaultNotRunning as error:
+        # The job is done, which is what was asked for; only the look at its outcome isn't possible now.
+        session.note(error.cause)
+        return
     allowed = ", ".join(found.get("allowed_operations") or []) or "wait for what runs"
     session.answer(
         {},

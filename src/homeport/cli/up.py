@@ -26,9 +26,7 @@ def register(app: typer.Typer) -> None:
     def up(
         session: Session,
         state: StateOption = None,
-        port: Annotated[
-            int | None, typer.Option(min=1, max=65535, help="Port of the REST API on 127.0.0.1. Default: a free one.")
-        ] = None,
+        port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the REST API on 127.0.0.1.")] = None,
     ) -> None:
         from homeport.cli.client import find_state
         from homeport.servers.up import run

@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 from homeport.cli.api import ENDED, Job, Task
-from homeport.cli.errors import Interrupted, JobFailed, VaultNotRunning
+from homeport.cli.errors import Interrupted, JobFailed, VaultFailing, VaultNotRunning, VaultRefused
 from homeport.cli.formats import seconds_between, show_size, show_span
 from homeport.cli.progress import BYTES, Rate, share, show_progress
 from homeport.cli.session import Session
+from homeport.domain.errors import HomeportError
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -24,13 +25,17 @@ AWAY = 60.0
 PLAIN_EVERY = 10.0
 """Seconds between two lines about the progress of one task where there is no terminal."""
 
+AGAIN = 0.5
+"""Seconds until a vault that is away, or has no news, is asked again."""
+
+SERVER_ERROR = 500
 RUNNING = "running"
 
 
 class _Display(Protocol):
     def show(self, job: Job) -> None: ...
 
-    def away(self, error: VaultNotRunning) -> None: ...
+    def away(self, error: HomeportError) -> None: ...
 
 
 def accept(session: Session, job: str, *, wait: bool, done: str) -> Job:
@@ -51,10 +56,18 @@ def accept(session: Session, job: str, *, wait: bool, done: str) -> Job:
 
 
 def wait_for(session: Session, job_id: str) -> Job:
-    """Wait until the job ended. Raises JobFailed unless it succeeded, Interrupted on Ctrl-C (the job goes on)."""
+    """Wait until the job ended. Raises JobFailed unless it succeeded, and what ``follow`` raises."""
+    job = follow(session, job_id)
+    if job["state"] != "succeeded":
+        raise failure(job)
+    return job
+
+
+def follow(session: Session, job_id: str) -> Job:
+    """Wait until the job ended, however it did. Raises Interrupted on Ctrl-C (the job goes on), VaultNotRunning."""
     try:
         with _display(session) as display:
-            job = _follow(session, job_id, display)
+            return _follow(session, job_id, display)
     except KeyboardInterrupt:
         raise Interrupted(
             f"You stopped waiting; the job {job_id} goes on in the vault.",
@@ -62,9 +75,6 @@ def wait_for(session: Session, job_id: str) -> Job:
             f"end it, where it can be, with `homeport job cancel {job_id}`.",
             job=job_id,
         ) from None
-    if job["state"] != "succeeded":
-        raise failure(job)
-    return job
 
 
 def failure(job: Job) -> JobFailed:
@@ -89,9 +99,12 @@ def _follow(session: Session, job_id: str, display: _Display) -> Job:
     display.show(job)
     gone_since: float | None = None
     while job["state"] not in ENDED:
+        asked = time.monotonic()
         try:
-            job = session.vault.job(job_id, wait=POLL, version=job.get("version"))
-        except VaultNotRunning as error:
+            newer = session.vault.job(job_id, wait=POLL, version=job.get("version"))
+        except (VaultNotRunning, VaultFailing, VaultRefused) as error:
+            if isinstance(error, VaultRefused) and error.status < SERVER_ERROR:
+                raise
             now = time.monotonic()
             if gone_since is None:
                 gone_since = now
@@ -102,9 +115,12 @@ def _follow(session: Session, job_id: str, display: _Display) -> Job:
                     remedy=f"Run `homeport up`, then look at the job with `homeport job show {job_id}`.",
                     job=job_id,
                 ) from error
-            time.sleep(0.5)
+            time.sleep(AGAIN)
             continue
         gone_since = None
+        if newer.get("version") == job.get("version") and time.monotonic() - asked < AGAIN:
+            time.sleep(AGAIN)  # a vault that is stopping answers at once
+        job = newer
         display.show(job)
     return job
 
@@ -121,7 +137,7 @@ class _Silence:
     def show(self, job: Job) -> None:
         """Under --json only the result is printed."""
 
-    def away(self, error: VaultNotRunning) -> None:
+    def away(self, error: HomeportError) -> None:
         """As above; the error is shown if the vault doesn't come back."""
 
 
@@ -170,7 +186,7 @@ class _Lines:
             speed = f", {show_size(rate)}/s" if rate else ""
             self._session.note(f"  {_title(task)}: {show_progress(progress)}{speed}")
 
-    def away(self, error: VaultNotRunning) -> None:
+    def away(self, error: HomeportError) -> None:
         self._session.note(f"  {error.cause}; waiting for it")
 
 
@@ -231,5 +247,5 @@ class _Bars:
         else:
             self._bars.update(bar, amount=amount)
 
-    def away(self, error: VaultNotRunning) -> None:
+    def away(self, error: HomeportError) -> None:
         self._bars.console.print(f"{error.cause}; waiting for it", markup=False)

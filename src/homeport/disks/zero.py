@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LARGEST = 1 << 20
-# bytearray == buffer is memcmp; memoryview == anything unpacks item by item, a hundred times slower. Comparing needs equal
-# lengths, so there is one zero buffer for each power of two, and any length is a sum of these.
+# bytearray == buffer is memcmp; memoryview == anything unpacks item by item, a hundred times slower. Comparing needs
+# equal lengths, so there is one zero buffer for each power of two: any length is a sum of these.
 _ZEROES = {1 << bit: bytearray(1 << bit) for bit in range(_LARGEST.bit_length())}
 
 

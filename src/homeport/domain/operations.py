@@ -36,7 +36,8 @@ CANCELLABLE = frozenset(
 
 
 class OperationNotAllowed(HomeportError):
-    """The item is in a state that this operation does not start from. ``details``: ``state``, ``allowed_operations``."""
+    """The item is in a state that this operation does not start from. ``details``: ``state`` and
+    ``allowed_operations``."""
 
     code = "item.operation-not-allowed"
 
@@ -162,9 +163,7 @@ def transition(operation: Operation, state: State, direction: Direction = Direct
             back = s.FAILBACK_COMMITTED if forward else s.FAILOVER_COMMITTED
             return Transition(s.REPROTECT_IN_PROGRESS, done, s.REPROTECT_FAILED, back)
         case Operation.FAILBACK:
-            return Transition(
-                s.FAILBACK_IN_PROGRESS, s.FAILBACK_COMMIT_PENDING, s.FAILBACK_FAILED, s.REVERSE_PROTECTED
-            )
+            return Transition(s.FAILBACK_IN_PROGRESS, s.FAILBACK_COMMIT_PENDING, s.FAILBACK_FAILED, s.REVERSE_PROTECTED)
         case Operation.CANCEL_FAILBACK:
             return Transition(s.FAILBACK_IN_PROGRESS, s.REVERSE_PROTECTED, s.FAILBACK_FAILED, s.FAILBACK_FAILED)
         case Operation.RESYNC | Operation.POINT:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import socket
 import threading
 import time
 from collections import deque
@@ -22,8 +23,8 @@ from typing import Any, TypeVar
 from qemu.qmp import ConnectError, EventListener, ExecInterruptedError, ExecuteError, Message, QMPClient, QMPError
 from qemu.qmp.protocol import StateError
 
+from homeport.disks import unixpath
 from homeport.qemu.errors import QmpError, QmpGone, QmpSilent
-from homeport.qemu.sockets import connect_unix
 
 __all__ = ["Qmp", "QmpError", "QmpGone", "QmpSilent"]
 
@@ -56,12 +57,16 @@ class Qmp:
         """
         qmp = cls(Path(path))
         deadline = time.monotonic() + timeout
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(timeout)
         try:
-            sock = connect_unix(path, timeout)
+            unixpath.connect(sock, path)
         except TimeoutError as error:
+            sock.close()
             qmp._loop.close()
             raise QmpSilent(f"{path}: not accepted within {timeout:g} s") from error
         except OSError as error:
+            sock.close()
             qmp._loop.close()
             raise QmpGone(f"{path}: {error}") from error
         sock.setblocking(False)
@@ -74,7 +79,7 @@ class Qmp:
             raise
         return qmp
 
-    async def _establish(self, sock: Any) -> None:
+    async def _establish(self, sock: socket.socket) -> None:
         listener = _Keeper(self._keep)
         self._client.register_listener(listener)
         await self._client.connect(sock)

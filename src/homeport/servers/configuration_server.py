@@ -79,15 +79,25 @@ class ConfigurationServer:
                 self._stop.wait(RECONNECT_AFTER)
 
     def _greet(self) -> None:
-        answer = self._client.post(
-            f"/v1/agent/{self.site}/hello",
-            json={"executor": self._executor, "gateway": self._work.gateway(), "facts": self._work.facts()},
-        )
-        answer.raise_for_status()
-        self._work.welcome(answer.json())
+        before = self._work.sealed_header()
+        self._work.welcome(self._hello(before))
+        if before is None:
+            self._hello(self._work.sealed_header())  # so that sites which join later get it too
         replications = self._client.get(f"/v1/agent/{self.site}/replications")
         replications.raise_for_status()
         self._work.resume(replications.json()["replications"])
+
+    def _hello(self, sealed: str | None) -> dict[str, Any]:
+        body = {
+            "executor": self._executor,
+            "gateway": self._work.gateway(),
+            "facts": self._work.facts(),
+            "sealed": sealed,
+        }
+        response = self._client.post(f"/v1/agent/{self.site}/hello", json=body)
+        response.raise_for_status()
+        answer: dict[str, Any] = response.json()
+        return answer
 
     def _accept(self, work: dict[str, Any]) -> None:
         with self._lock:

@@ -19,18 +19,24 @@ import structlog
 from homeport.domain.extents import Extents
 from homeport.domain.points import Consistency, PointId, PointInfo
 from homeport.domain.units import BLOCK, MiB
-from homeport.servers.difference import Base, Blank, Difference, FileBase, PointBase, differing_regions, mismatches
+from homeport.servers.difference import Base, Difference, FileBase, PointBase, differing_regions, mismatches
 from homeport.servers.digest_file import UNKNOWN, DigestFile, Digests, known
 from homeport.servers.replication_spec import ReplicationSpec
 from homeport.sources.interface import DiskView, Knowledge, PointView, Source
 from homeport.sources.verify import sample_clean_blocks
+from homeport.store.builder import PointBuilder
 from homeport.store.errors import StoreUnavailable
-from homeport.store.timeline import MachineStore, PointBuilder, PointReader, SpooledPoint, spooled_points
+from homeport.store.reader import PointReader
+from homeport.store.spool import SpooledPoint, spooled_points
+from homeport.store.timeline import MachineStore
 
 log = structlog.get_logger(__name__)
 
 PART = 256 * MiB
 """A first copy is published in hidden parts of this many bytes: what is sent again after a crash at most."""
+
+PARTS = "parts"
+"""What a digest file says while it follows the parts of a first copy."""
 
 SAMPLED_BLOCKS = 64
 SPOOL_LIMIT = 16
@@ -79,6 +85,7 @@ class Cycle:
         self._files: dict[str, DigestFile] = {}
         self._writer = store.writer(spec.timeline, owner)
         self._resync = False
+        self._incarnation: str | None = None
         self._pending = spooled_points(self._spool)
         self._head = self._pending[-1].point if self._pending else store.head(spec.timeline)
         source.recover([spooled.point for spooled in self._pending])
@@ -126,7 +133,7 @@ class Cycle:
         tracked = seed in self._source.tracked()
         if not tracked:
             self._source.track(seed)
-        parts = self._writer.parts()
+        parts = {part.disk: part.ranges for part in self._writer.parts()}
         view = self._source.live()
         plan = [(disk, self._allocated(disk)) for disk in view.disks]
         done = [0, sum(allocated.total for _, allocated in plan)]
@@ -135,25 +142,21 @@ class Cycle:
             done[0] += count
             self._look("seeding", min(done[0], done[1]), done[1])
 
-        number = len(parts)
         for disk, allocated in plan:
             file = self._file(disk)
-            resumable = not parts or file.valid_for == f"parts/{len(parts)}"
+            copied = parts.get(disk.id, Extents())
             if not parts:
                 file.reset(0)
-            elif not resumable:
+                file.validate(PARTS)
+            elif file.valid_for != PARTS:
                 file.reset(UNKNOWN)
-            file.validate(f"parts/{len(parts)}")
-            trusted = tracked and resumable
-            copied = Extents()
-            for part in parts:
-                copied = copied.union(part.ranges.get(disk.id, Extents()))
-            if trusted:
-                progress(copied.intersect(allocated).total)
-            remaining = Extents.whole(disk.size).subtract(copied) if trusted else Extents.whole(disk.size)
-            for offset, length in remaining.pieces(PART):
-                number += 1
-                self._part(view, disk, file, Extents.of([(offset, length)]), allocated, number, progress)
+                file.validate(PARTS)
+                copied = Extents()
+            if not tracked:
+                copied = Extents()  # copied before the tracker was lost: it may have changed since
+            progress(copied.intersect(allocated).total)
+            for offset, length in Extents.whole(disk.size).subtract(copied).pieces(PART):
+                self._part(view, disk, file, Extents.of([(offset, length)]), allocated, progress)
 
     def _part(
         self,
@@ -162,24 +165,25 @@ class Cycle:
         file: DigestFile,
         window: Extents,
         allocated: Extents,
-        number: int,
         progress: Callable[[int], None],
     ) -> None:
-        folder = self._cache / "part" / self._spec.timeline
+        folder = self._cache / "part"
         shutil.rmtree(folder, ignore_errors=True)
         builder = self._writer.builder(0, folder, None)
         inside = allocated.intersect(window)
-        base: Base = FileBase(file.digests)
-        Difference(disk, self._spec.keys, builder, base, progress).ship(inside)
-        Difference(disk, self._spec.keys, builder, base).ship(window.subtract(inside), Extents())
-        spooled = self._finish(builder, view, self._machine())
-        self._writer.publish_part(spooled, {disk.id: window})
-        for other in self._files.values():
-            changes = spooled.changed_digests().get(disk.id) if other is file else None
-            if changes is not None:
-                other.update(changes, f"parts/{number}")
-            else:
-                other.validate(f"parts/{number}")
+        base = FileBase(file.digests)
+        try:
+            Difference(disk, self._spec.keys, builder, base, progress).ship(inside)
+            Difference(disk, self._spec.keys, builder, base).ship(window.subtract(inside), Extents())
+            spooled = self._finish(builder, view, self._machine())
+        except BaseException:
+            builder.discard()
+            raise
+        changes = spooled.changed_digests().get(disk.id)
+        if changes is not None:
+            file.invalidate()  # from here until the part is known to be published
+            self._writer.publish_part(spooled)
+            file.update(changes, PARTS)
         spooled.remove()
 
     # ── points ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -195,7 +199,7 @@ class Cycle:
         number = head.number + 1 if head and head.timeline == self._spec.timeline else 1
         point = PointId(self._spec.timeline, number)
         base, reader = self._tracker_base(head)
-        view = self._source.begin_point(point, base, consistency)
+        view = self._source.begin_point(point, base, consistency, incarnation=self._incarnation_of(base, reader))
         try:
             spooled, found_by, complete = self._build(view, head, base, reader, tags)
         except BaseException:
@@ -203,6 +207,7 @@ class Cycle:
             raise
         self._source.handed(point)
         self._head = point
+        self._incarnation = view.incarnation
         self._pending.append(spooled)
         self._remember(view, spooled, complete)
         self._resync = False
@@ -221,6 +226,15 @@ class Cycle:
         if start and self._spec.tracker_base and head not in self._source.tracked():
             return self._spec.tracker_base, reader
         return head, reader
+
+    def _incarnation_of(self, base: PointId, reader: PointReader | None) -> str | None:
+        """What the tracker of a point of this timeline must be, by the point's own record. A machine that was started
+        on a point got a fresh one then: None."""
+        if base != self._head or base.timeline != self._spec.timeline or base.number == 0:
+            return None
+        if self._incarnation is None and reader is not None:
+            return reader.incarnation
+        return self._incarnation
 
     def _build(
         self, view: PointView, head: PointId | None, base: PointId, reader: PointReader | None, tags: tuple[str, ...]
@@ -248,7 +262,7 @@ class Cycle:
         complete: dict[str, Digests],
     ) -> str:
         file = self._file(disk)
-        valid = file.valid_for == (str(head) if head else f"parts/{len(self._writer.parts())}")
+        valid = file.valid_for == (str(head) if head else PARTS)
         candidates = self._candidates(disk, base, head, reader)
         if candidates is not None:
             held: Base

@@ -11,18 +11,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from homeport.domain.extents import Extents
 from homeport.domain.units import BLOCK, BLOCKS_PER_REGION, MiB
 from homeport.servers.digest_file import Digests, known
 from homeport.sources.interface import DiskView
-from homeport.store.digests import block_digests, region_digests
+from homeport.store.builder import PointBuilder
+from homeport.store.digests import PointDigests, block_digests, region_digests
 from homeport.store.keys import MachineKey
-from homeport.store.timeline import PointBuilder, PointDigests
 
 PIECE = MiB
 THREADS = 2
@@ -192,7 +191,7 @@ def mismatches(view: DiskView, keys: MachineKey, base: Base, blocks: Iterable[in
     return wrong
 
 
-def _runs(flags: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+def _runs(flags: Any) -> Iterator[tuple[int, int]]:
     """``[start, end)`` of each run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], flags, [False]))))
     yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""Making a powered-off machine's disks the base of a timeline in its own site's store: a local read, nothing crosses."""
+"""Making a powered-off machine's disks the base of a timeline in its own site's store: nothing crosses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from homeport.servers.difference import Base, Blank, Difference, PointBase
 from homeport.servers.digest_file import Digests
 from homeport.sources.interface import DiskView
 from homeport.store.keys import MachineKey
-from homeport.store.timeline import MachineStore, spooled_points
+from homeport.store.spool import spooled_points
+from homeport.store.timeline import MachineStore
 
 Progress = Callable[[int, int], None]
 

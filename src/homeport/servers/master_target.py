@@ -26,7 +26,7 @@ from homeport.domain.machines import Machine
 from homeport.domain.points import PointId
 from homeport.domain.units import MiB
 from homeport.servers.durable import sync_folder, write_durably
-from homeport.store.timeline import PointReader
+from homeport.store.reader import PointReader
 
 PIECE = MiB
 BATCH = 64 * MiB

@@ -26,7 +26,8 @@ from homeport.servers.durable import write_durably
 from homeport.servers.process import detach, process_identity
 from homeport.store.keys import MachineKey
 from homeport.store.objects import open_objects
-from homeport.store.timeline import MachineStore, PointReader
+from homeport.store.reader import PointReader
+from homeport.store.timeline import MachineStore
 
 log = structlog.get_logger(__name__)
 

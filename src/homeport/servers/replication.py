@@ -68,7 +68,7 @@ class Final:
         }
 
 
-class _Stop(Exception):  # noqa: N818 - a signal, not an error
+class _Stop(Exception):
     """The loop was asked to end."""
 
 
@@ -90,6 +90,7 @@ class Replication:
         cache: Path,
         owner: str,
         report: Callable[[dict[str, Any]], None],
+        crossing: Crossing,
     ) -> None:
         self.spec = spec
         self._machine = machine
@@ -97,7 +98,7 @@ class Replication:
         self._cache = cache
         self._owner = owner
         self._report = report
-        self._crossing = Crossing()
+        self._crossing = crossing
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._requests: list[_Request] = []
@@ -183,9 +184,7 @@ class Replication:
                 self._say("stopped", force=True)
 
     def _session(self) -> None:
-        store = MachineStore(
-            RemoteObjects(self.spec.store.url, self.spec.store.token, self._crossing), self.spec.keys
-        )
+        store = MachineStore(RemoteObjects(self.spec.store.url, self.spec.store.token, self._crossing), self.spec.keys)
         own = MachineStore(self._own_objects, self.spec.keys)
         cycle = Cycle(
             self.spec, self._machine.source(), store, own, self._cache, self._owner, self._look,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import logging
 import os
@@ -44,6 +45,7 @@ def run(state: Path, port: int | None = None) -> None:
     except BlockingIOError as error:
         raise AlreadyUp(f"a vault is already up in {state}") from error
     _log_to(state / "homeport.log")
+    faulthandler.register(signal.SIGUSR1, file=(state / "stacks.txt").open("a"))  # what is every thread doing?
     listener = _listen(state, port)
     vault = create_vault(state)
     vault.start()
@@ -89,10 +91,7 @@ class _Sites:
         try:
             (folder / "store").mkdir(parents=True, exist_ok=True, mode=0o700)
             url = (folder / "store").as_uri()
-            work = SiteWork(
-                site["name"], QemuSite(path, name=site["name"]), folder, open_objects(url), url,
-                self._state / "vault-header.json",
-            )  # fmt: skip
+            work = SiteWork(site["name"], QemuSite(path, name=site["name"]), folder, open_objects(url), url)
             server = ConfigurationServer(site["name"], self._url, self._token, work)
             server.start()
         except (OSError, HomeportError) as error:
@@ -152,7 +151,7 @@ def _log_to(path: Path) -> None:
 def _greet(vault: Vault, url: str, state: Path) -> None:
     console = Console(file=sys.stdout, soft_wrap=True)
     console.print(f"Homeport is up: {url} (state in {state})")
-    passphrase = vault.new_passphrase
+    passphrase = vault.first_passphrase
     if passphrase:
         console.print(
             "\nThis vault's recovery passphrase, shown this once:\n\n"

@@ -20,7 +20,9 @@ from homeport.domain.errors import HomeportError
 from homeport.domain.machines import Machine, Power
 from homeport.domain.points import Consistency, PointId
 from homeport.domain.units import MINUTE, MiB
+from homeport.servers.crossing import Crossing
 from homeport.servers.durable import write_durably
+from homeport.servers.hydration_plan import HydrationPlan
 from homeport.servers.imports import import_base
 from homeport.servers.local_machine import LocalMachine, disk_views
 from homeport.servers.master_target import MasterTarget
@@ -61,12 +63,8 @@ class NotReplicating(HomeportError):
 class SiteWork:
     """``folder``: this site's own state: ``store``, ``cache``, ``retention``, ``points``. ``objects``: its store."""
 
-    def __init__(
-        self, name: str, site: QemuSite, folder: Path, objects: Objects, objects_url: str, header: Path
-    ) -> None:
-        """``header``: where the vault's sealed header is kept for sites that join after the passphrase is gone."""
+    def __init__(self, name: str, site: QemuSite, folder: Path, objects: Objects, objects_url: str) -> None:
         self.name = name
-        self._header = header
         self._vault: VaultKey | None = None
         self._site = site
         self._folder = folder
@@ -75,7 +73,9 @@ class SiteWork:
         self._gateway = self._open_gateway()
         self._master_target = MasterTarget(folder / "retention")
         self._services = PointServices(folder / "points", objects_url)
+        self._hydration = HydrationPlan()
         self._replications: dict[str, Replication] = {}
+        self._crossings: dict[str, Crossing] = {}
         self._lock = threading.RLock()
         self._report: Callable[[dict[str, Any]], None] = lambda report: None
         self._owner = name
@@ -112,16 +112,27 @@ class SiteWork:
         return self._site.facts()
 
     def welcome(self, answer: dict[str, Any]) -> None:
-        """The vault's answer to our greeting: its sealed header goes beside the data, once."""
+        """The vault's answer to our greeting: its header, sealed by the passphrase, goes beside the data, once."""
         self._vault = VaultKey(answer["vault"], bytes.fromhex(answer["vault_key"]))
+        if self.sealed_header() is not None:
+            return
+        if answer.get("sealed"):
+            self._objects.put(VAULT_HEADER, answer["sealed"].encode())
+        elif answer.get("passphrase"):
+            seal_vault(self._objects, self._vault, answer["passphrase"])
+        else:
+            raise HomeportError(
+                f"the store of {self.name} can't be sealed: the passphrase was confirmed before any site had joined",
+                code="site.no-passphrase",
+                remedy="Copy vault.json from another of this vault's stores into this one.",
+            )
+
+    def sealed_header(self) -> str | None:
+        """The vault's sealed header as it lies in this site's store."""
         try:
-            self._objects.get(VAULT_HEADER)
+            return self._objects.get(VAULT_HEADER).decode()
         except NotFound:
-            if self._header.exists():
-                self._objects.put(VAULT_HEADER, self._header.read_bytes())
-            elif answer.get("passphrase"):
-                seal_vault(self._objects, self._vault, answer["passphrase"])
-                write_durably(self._header, self._objects.get(VAULT_HEADER))
+            return None
 
     def resume(self, replications: list[Params]) -> None:
         for params in replications:
@@ -136,9 +147,13 @@ class SiteWork:
         return handler(params, progress)
 
     def tend(self) -> None:
-        """Look after what must go on: point servers, hydration of machines that answer."""
-        if self._folder.exists():
-            self._site.tend(HYDRATION_RATE)
+        """Look after what must go on: point servers, and hydration of machines that have come up."""
+        if not self._folder.exists():
+            return
+        self._site.tend()
+        for machine in self._site.machines():
+            if self._hydration.due(machine):
+                self._site.hydrate(machine.name, HYDRATION_RATE)
 
     def stop(self) -> None:
         with self._lock:
@@ -167,7 +182,8 @@ class SiteWork:
             cache = self._cache(spec.item, spec.timeline)
             write_durably(cache / "replicate.json", json.dumps(params).encode())
             machine = LocalMachine(self._site, spec.vm, cache / "scratch")
-            replication = Replication(spec, machine, self._objects, cache, self._owner, self._report)
+            crossing = self._crossings.setdefault(spec.item, Crossing())
+            replication = Replication(spec, machine, self._objects, cache, self._owner, self._report, crossing)
             self._replications[spec.item] = replication
             replication.start()
             return replication
@@ -273,7 +289,7 @@ class SiteWork:
         self._site.power_off(params["vm"])
         spool = self._cache(params["item"], params["timeline"]) / "import"
         parent = _point(params, "parent")
-        with disk_views(self._site, machine, parent is not None) as views:
+        with disk_views(self._site, machine) as views:
             info, differing = import_base(
                 store, machine_key_of(params), params["timeline"], parent, _point(params, "origin"), machine, views,
                 spool, self._owner, progress,

@@ -75,8 +75,16 @@ class Source(Protocol):
     def live(self) -> PointView:
         """All disks as they are at each read: for the first copy only. Knowledge is EVERYTHING."""
 
-    def begin_point(self, point: PointId, base: PointId, consistency: Consistency = Consistency.CRASH) -> PointView:
-        """A view of one instant over all disks, with what changed since ``base``."""
+    def begin_point(
+        self,
+        point: PointId,
+        base: PointId,
+        consistency: Consistency = Consistency.CRASH,
+        *,
+        incarnation: str | None = None,
+    ) -> PointView:
+        """A view of one instant over all disks, with what changed since ``base``; a tracker of ``base`` with another
+        ``incarnation`` than the one given is not that base's: UNKNOWN."""
 
     def handed(self, point: PointId) -> None:
         """Drop the view of ``point``; keep its generation. Twice does no harm."""

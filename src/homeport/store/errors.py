@@ -50,7 +50,7 @@ class Corrupt(StoreError):
     block count; what doesn't touch them is fine."""
 
     code = "store.corrupt"
-    remedy = "Choose another recovery point; `homeport store verify --deep` lists what is damaged and which points it touches."
+    remedy = "Choose another recovery point; `homeport store verify --deep` lists what is damaged, and which points."
 
     def __init__(self, cause: str, *, object: str, **details: Any) -> None:
         super().__init__(cause, **{"object": object, **details})
@@ -75,3 +75,9 @@ class PointNotFound(StoreError):
 class TimelineNotFound(StoreError):
     code = "store.timeline-not-found"
     remedy = "List the points that are there: `homeport points` or `homeport store points`."
+
+
+class LayerGone(StoreError):
+    """A record below a point was thinned away while the point was read: its map is made anew. Inside the store only."""
+
+    code = "store.layer-gone"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from homeport.domain.errors import HomeportError
 from homeport.vault.database import Database
@@ -35,6 +37,7 @@ class Core:
     signal: Signal
     timeouts: Timeouts
     liveness: Liveness = field(default_factory=Liveness)
+    site_listeners: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)
 
 
 class NotRunning(HomeportError):

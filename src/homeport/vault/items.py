@@ -15,13 +15,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from homeport.domain import choice, health
 from homeport.domain.errors import HomeportError
 from homeport.domain.operations import Operation, allowed_operations
-from homeport.domain.points import PointId, PointInfo
+from homeport.domain.points import PointInfo
 from homeport.domain.policy import Policy, failback_policy
 from homeport.domain.states import OFFERS_POINTS, REPLICATES, Direction
 from homeport.vault.core import Core
@@ -143,6 +143,7 @@ def _error_text(error: Any) -> str | None:
     return str(error)
 
 
-def number_of(point: str | None) -> int:
-    """-1 where there is no point."""
-    return -1 if point is None else PointId.parse(point).number
+def newest_number(session: Session, timeline: str) -> int:
+    """The number of a timeline's newest known point; -1 where none is known."""
+    newest = session.scalar(select(func.max(PointRow.number)).where(PointRow.timeline == timeline))
+    return -1 if newest is None else newest

@@ -2,8 +2,8 @@
 the operator has confirmed that it is kept elsewhere.
 
 ``token``            what every caller of the API shows
-``vault-key.json``   {"id": …, "key": …}, both hex: wraps the machines' keys; kept open (0600) so that the vault restarts
-                     unattended
+``vault-key.json``   {"id": …, "key": …}, both hex: wraps the machines' keys; kept open (0600) so that the vault
+                     restarts unattended
 ``passphrase``       opens a bucket without the vault; deleted when confirmed
 """
 

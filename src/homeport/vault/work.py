@@ -183,7 +183,8 @@ def requeue_unacknowledged(core: Core) -> None:
 def take(core: Core, site: str, have: frozenset[str] | None = None) -> list[Json]:
     """What is queued for ``site``; it is in its server's hand from now on.
 
-    ``have``: the ids that the server has in hand; what it was handed and does not have (an answer was lost) comes again.
+    ``have``: the ids that the server has in hand; what it was handed and does not have comes again (an answer was
+    lost).
     """
     with core.database.read() as session:
         if not list(session.scalars(_takeable(site, have))):
@@ -224,7 +225,9 @@ def update_work(
             row.result = result or {}
         if state == "failed":
             row.error = error or {}
-            log.warning("work failed", site=site, kind=row.kind, code=row.error.get("code"), cause=row.error.get("cause"))
+            log.warning(
+                "work failed", site=site, kind=row.kind, code=row.error.get("code"), cause=row.error.get("cause")
+            )
 
 
 def _show_progress(session: Session, row: WorkRow, progress: Json) -> None:

@@ -6,7 +6,6 @@ import math
 import socket
 import struct
 
-
 Buffer = bytes | bytearray | memoryview
 
 
@@ -87,11 +86,14 @@ class Channel:
             raise EOFError("the peer closed the connection")
         return count
 
-    def close(self) -> None:
-        """Twice does no harm."""
+    def shut_down(self) -> None:
+        """Wake a thread that waits in send or receive: they end with an error. The descriptor stays valid."""
         try:
-            # Closing alone would not wake another thread that waits in recv or send.
             self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # not connected any more
+
+    def close(self) -> None:
+        """Twice does no harm. Not while another thread sends or receives: the descriptor may be another file's then."""
+        self.shut_down()
         self.socket.close()

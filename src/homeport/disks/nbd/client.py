@@ -52,9 +52,19 @@ class _Request:
     flags: int = 0
     payload: memoryview | None = None
     into: memoryview | None = None
-    received: int = 0
+    pieces: list[tuple[int, int]] = field(default_factory=list)
     statuses: dict[int, Status] = field(default_factory=dict)
     error: NbdError | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether the pieces of a read that came fill its buffer, each byte once."""
+        position = 0
+        for start, length in sorted(self.pieces):
+            if start != position:
+                return False
+            position += length
+        return position == (0 if self.into is None else len(self.into))
 
 
 class NbdClient:
@@ -354,7 +364,7 @@ class NbdClient:
             cookie = self._reply(flying)
             if cookie is not None:
                 request = flying.pop(cookie)
-                if request.error is None and request.received != (len(request.into) if request.into else 0):
+                if request.error is None and not request.answered:
                     raise NbdClosed("the NBD server broke the protocol: a read was answered in part")
                 failure = failure or request.error
 
@@ -368,7 +378,7 @@ class NbdClient:
                 request.error = self._refusal(request, error, "")
             elif request.into is not None:
                 self._channel.receive_into(request.into)
-                request.received = len(request.into)
+                request.pieces.append((0, len(request.into)))
             return int(cookie)
         if magic != wire.STRUCTURED_REPLY_MAGIC:
             raise NbdClosed(f"the NBD server broke the protocol: a reply begins with {magic:#x}")
@@ -391,7 +401,6 @@ class NbdClient:
             (offset,) = wire.CHUNK_OFFSET.unpack(self._channel.receive(8))
             target = self._target(request, offset, length - 8)
             self._channel.receive_into(target)
-            request.received += len(target)
             return
         payload = bytes(self._channel.receive(length)) if length else b""
         if kind == wire.CHUNK_NONE and not length:
@@ -399,7 +408,6 @@ class NbdClient:
         if kind == wire.CHUNK_OFFSET_HOLE and request.into is not None and length == wire.CHUNK_HOLE.size:
             target = self._target(request, *wire.CHUNK_HOLE.unpack(payload))
             fill_zero(target)
-            request.received += len(target)
         elif kind == wire.CHUNK_BLOCK_STATUS and length >= 12 and length % 8 == 4:
             pairs = np.frombuffer(payload, ">u4", offset=4).astype(np.int64).reshape(-1, 2)
             request.statuses[wire.U32.unpack_from(payload)[0]] = pairs
@@ -415,6 +423,7 @@ class NbdClient:
         start = offset - request.offset
         if request.into is None or start < 0 or start + length > len(request.into):
             raise NbdClosed("the NBD server broke the protocol: data that nobody asked for")
+        request.pieces.append((start, length))
         return request.into[start : start + length]
 
     def _refusal(self, request: _Request, error: int, text: str) -> NbdError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import socket
+import traceback
 from collections.abc import Mapping
 from struct import error as StructError
 from typing import cast
@@ -53,10 +54,10 @@ class Connection:
         try:
             self._handshake()
             self._channel.set_timeout(None)
-            # Touched pages cost memory, reserved ones don't.
-            with mmap.mmap(-1, wire.MAX_PAYLOAD) as buffer, memoryview(buffer) as view:
-                while True:
-                    self._request(view)
+            # Touched pages cost memory, reserved ones don't. Freed with its last view, which an error may still hold.
+            buffer = memoryview(mmap.mmap(-1, wire.MAX_PAYLOAD))
+            while True:
+                self._request(buffer)
         except (_Goodbye, EOFError):
             pass
         except (_Garbage, StructError, UnicodeDecodeError) as error:
@@ -64,7 +65,12 @@ class Connection:
         except OSError as error:
             log.info("an NBD client went away", reason=str(error))
 
+    def abort(self) -> None:
+        """Make :meth:`serve` return, from another thread."""
+        self._channel.shut_down()
+
     def close(self) -> None:
+        """For the thread that served, or before any did."""
         self._channel.close()
 
     # Handshake
@@ -285,7 +291,9 @@ class Connection:
         if isinstance(error, (HomeportError, OSError)):
             log.warning("an NBD request failed", reason=str(error), **facts)
             return str(error)
-        log.error("an NBD request failed unexpectedly", exc_info=error, **facts)
+        # As text: a renderer that shows local variables would put the disk's content into the log.
+        trace = "".join(traceback.format_exception(error))
+        log.error("an NBD request failed unexpectedly", trace=trace, **facts)
         return f"{type(error).__name__}: {error}"
 
 

@@ -40,7 +40,8 @@ class NbdServer:
         self._threads: list[threading.Thread] = []
         self._connections: dict[Connection, threading.Thread] = {}
         self._lock = threading.Lock()
-        self._started = self._closed = False
+        self._started = False
+        self._closing = threading.Event()
 
     def serve_unix(self, path: str | Path) -> None:
         """Listen at ``path`` (of any length). A socket left there by a dead server is replaced; a living one's, or
@@ -93,13 +94,21 @@ class NbdServer:
             except ConnectionAbortedError:
                 continue  # the client was gone before its turn
             except OSError as error:
-                if not self._closed:
-                    log.error("the NBD server can't accept connections any more", reason=str(error))
-                return
-            connection = Connection(sock, self._exports, HANDSHAKE_TIMEOUT)
+                if self._closing.is_set():
+                    return
+                # Out of file descriptors or memory: that passes.
+                log.error("the NBD server can't accept a connection", reason=str(error))
+                self._closing.wait(1.0)
+                continue
+            try:
+                connection = Connection(sock, self._exports, HANDSHAKE_TIMEOUT)
+            except OSError as error:
+                sock.close()
+                log.info("an NBD client went away", reason=str(error))
+                continue
             thread = threading.Thread(target=self._serve, args=(connection,), name="nbd-connection", daemon=True)
             with self._lock:
-                if self._closed:
+                if self._closing.is_set():
                     connection.close()
                     return
                 self._connections[connection] = thread
@@ -123,7 +132,7 @@ class NbdServer:
     def close(self) -> None:
         """Stop listening, end all connections, wait for their threads. Twice does no harm."""
         with self._lock:
-            self._closed = True
+            self._closing.set()
             open_now = dict(self._connections)
         for listener in self._listeners:
             try:
@@ -138,7 +147,7 @@ class NbdServer:
             except FileNotFoundError:
                 pass
         for connection in open_now:
-            connection.close()
+            connection.abort()
         for thread in (*self._threads, *open_now.values()):
             if thread is not threading.current_thread() and thread.ident is not None:
                 thread.join()

@@ -50,6 +50,8 @@ def status_of(data: Extents, offset: int, length: int, limit: int | None = None)
     ``(length, flags)`` pairs, at most ``limit`` of them (then they stop short of the range, as the protocol allows).
     Cost follows the logarithm of the runs in ``data``, and the pairs returned.
     """
+    if not length:
+        return []
     end = offset + length
     first = int(np.searchsorted(data.ends, offset, side="right"))
     last = int(np.searchsorted(data.starts, end, side="left"))

@@ -110,20 +110,11 @@ class Description:
         return "\n".join(lines) + "\n"
 
     @classmethod
-    def like(cls, machine: Machine, name: str, origin: Origin, network: str | None, forward: tuple[str, ...]) -> Self:
-        """A description of the same machine on overlays; on an isolated network it gets a uuid of its own."""
-        isolated = network == ISOLATED
+    def like(cls, machine: Machine, origin: Origin, network: str | None, forward: tuple[str, ...]) -> Self:
+        """A description of the same machine on overlays; a test has a uuid of its own: it is no second original."""
         accelerator = str(machine.extra.get("accelerator", "auto"))
-        nics = tuple(
-            replace(
-                nic,
-                network=network or nic.network,
-                forward=(forward if number == 0 else ()) if isolated or forward else nic.forward,
-            )
-            for number, nic in enumerate(machine.nics)
-        )
         return cls(
-            uuid=str(uuid.uuid4()) if isolated else machine.uuid,
+            uuid=str(uuid.uuid4()) if origin.test else machine.uuid,
             memory=machine.memory or cls.memory,
             cpus=machine.cpus,
             firmware=machine.firmware,
@@ -133,9 +124,21 @@ class Description:
             machine=str(machine.extra.get("machine", "pc")),
             cpu=str(machine.extra.get("cpu", "auto")),
             disks=tuple(Disk(disk.id, disk.size, "qcow2", f"{disk.id}.qcow2") for disk in machine.disks),
-            nics=nics,
+            nics=connected(machine.nics, network, forward),
             origin=origin,
         )
+
+
+def connected(nics: tuple[Nic, ...], network: str | None, forward: tuple[str, ...]) -> tuple[Nic, ...]:
+    """``nics`` on another network (None: on their own). ``forward`` replaces their own forwarded ports and goes to the
+    first one; on an isolated network nothing else comes in."""
+    if network is None and not forward:
+        return nics
+    keep = network != ISOLATED and not forward
+    return tuple(
+        replace(nic, network=network or nic.network, forward=nic.forward if keep else () if number else forward)
+        for number, nic in enumerate(nics)
+    )
 
 
 @dataclass
@@ -265,7 +268,7 @@ def _uuid(fields: _Fields) -> str:
 
 def _disk(fields: _Fields) -> Disk:
     name = fields.text("id")
-    if name and not _DISK_ID.match(name):
+    if name and not _DISK_ID.fullmatch(name):
         fields.wrong("id", f'{name!r} is not like "disk0"')
     disk = Disk(id=name, path=fields.text("path"), format=fields.text("format"), size=fields.size("size", 0))
     fields.finish()
@@ -274,7 +277,7 @@ def _disk(fields: _Fields) -> Disk:
 
 def _nic(fields: _Fields) -> Nic:
     mac = fields.text("mac")
-    if mac and not _MAC.match(mac):
+    if mac and not _MAC.fullmatch(mac):
         fields.wrong("mac", f"{mac!r} is not a MAC address")
     nic = Nic(mac, fields.text("network", "default"), fields.texts("forward"))
     for pair in nic.forward:
@@ -305,7 +308,7 @@ def _origin(fields: _Fields) -> Origin | None:
 
 def parse_forward(pair: str) -> tuple[str, int, int]:
     """``"8080:80"`` or ``"127.0.0.1:8080:80"`` → (loopback address, local port, guest port). Raises ValueError."""
-    if not _FORWARD.match(pair):
+    if not _FORWARD.fullmatch(pair):
         raise ValueError(f'{pair!r} is not like "8080:80" or "127.0.0.1:8080:80"')
     *address, local, guest = pair.split(":")
     if not (0 < int(local) < 65536 and 0 < int(guest) < 65536):
@@ -316,7 +319,7 @@ def parse_forward(pair: str) -> tuple[str, int, int]:
 def _size(value: object) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    match = _SIZE.match(value) if isinstance(value, str) else None
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     return int(match[1]) * _UNITS[match[2] or ""] if match else None
 
 

@@ -1,0 +1,105 @@
+"""A recovery store opened with nothing but its URL and the passphrase: its machines, timelines and points.
+
+The one module of the command line that opens a store itself instead of asking the vault.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from homeport.disks.nbd.server import NbdServer
+from homeport.domain.choice import choose_point
+from homeport.domain.errors import HomeportError
+from homeport.domain.points import PointId, PointInfo
+from homeport.servers.point_server import PointExport
+from homeport.store.keys import VaultKey, machine_key, machines, open_vault
+from homeport.store.objects import Objects, open_objects
+from homeport.store.reader import PointReader
+from homeport.store.timeline import MachineStore
+
+
+class MachineNotFound(HomeportError):
+    """No machine of the bucket has this name or UUID, or several have this name."""
+
+    code = "store.machine-not-found"
+    remedy = "List the machines that are there: `homeport store points --store URL`."
+
+
+@dataclass(frozen=True)
+class StoredMachine:
+    """One machine of a bucket."""
+
+    uuid: str
+    store: MachineStore
+
+    @cached_property
+    def name(self) -> str:
+        """From the newest machine description that lies beside the data; the UUID where there is none."""
+        description = self.store.description() or {}
+        return _name_in(description) or self.uuid
+
+    def points(self, *, hidden: bool = False) -> list[PointInfo]:
+        """Of all timelines, in the order of the timelines' making."""
+        return [point for timeline in self.store.timelines() for point in self.store.points(timeline.id, hidden=hidden)]
+
+    def choose(self, wanted: str) -> PointId:
+        """``wanted``: an id (hidden points too), or a kind such as latest. Raises PointNotAvailable."""
+        try:
+            return PointId.parse(wanted)
+        except ValueError:
+            return choose_point(self.points(), wanted).id
+
+
+class Bucket:
+    """Raises the store's errors: StoreUnavailable, WrongKey, NotFound (``store.no-vault``), …"""
+
+    def __init__(self, url: str, passphrase: str) -> None:
+        self._objects: Objects = open_objects(_as_url(url))
+        self._vault: VaultKey = open_vault(self._objects, passphrase)
+
+    def machines(self) -> list[StoredMachine]:
+        return [self._machine(uuid) for uuid in machines(self._objects)]
+
+    def machine(self, wanted: str | None) -> StoredMachine:
+        """By name or UUID; None: the only one. Raises MachineNotFound."""
+        there = self.machines()
+        found = there if wanted is None else [machine for machine in there if machine.uuid == wanted]
+        if wanted is not None and not found:
+            found = [machine for machine in there if machine.name == wanted]
+        if len(found) == 1:
+            return found[0]
+        names = [f"{machine.name} ({machine.uuid})" for machine in there]
+        if not found:
+            cause = f"there is no machine {wanted!r} in this store" if wanted else "this store holds no machine"
+            raise MachineNotFound(cause, machines=names)
+        raise MachineNotFound(
+            f"several machines are named {wanted!r}" if wanted else "this store holds several machines",
+            remedy=f"Say which one with --machine UUID: {'; '.join(names)}",
+            machines=names,
+        )
+
+    def _machine(self, uuid: str) -> StoredMachine:
+        return StoredMachine(uuid, MachineStore(self._objects, machine_key(self._objects, self._vault, uuid)))
+
+
+def serving(reader: PointReader, socket: Path) -> NbdServer:
+    """A server of the point's disks, read-only, each by its id; it listens on ``socket`` and is not started yet.
+    Raises OSError where something else listens there."""
+    server = NbdServer({disk: PointExport(reader, disk) for disk in reader.disks})
+    server.serve_unix(socket)
+    return server
+
+
+def _as_url(store: str) -> str:
+    """A plain path is a local folder's URL."""
+    return store if "://" in store else Path(store).absolute().as_uri()
+
+
+def _name_in(description: dict[str, Any]) -> str | None:
+    """A description is a machine's, or holds one under "machine"."""
+    inner = description.get("machine")
+    name = (inner.get("name") if isinstance(inner, dict) else None) or description.get("name")
+    return str(name) if name else None

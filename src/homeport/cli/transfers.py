@@ -1,0 +1,65 @@
+"""Progress of bytes that this process moves itself: a bar in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from homeport.cli.formats import show_size
+from homeport.cli.progress import Rate, share
+from homeport.cli.session import Session
+from homeport.cli.waiting import PLAIN_EVERY
+
+Advance = Callable[[int], None]
+"""Called with the bytes moved since the last call; from any thread."""
+
+
+@contextmanager
+def transfer(session: Session, title: str, total: int) -> Iterator[Advance]:
+    """Shows how far ``total`` bytes have come while its body runs."""
+    from homeport.cli.consoles import complaints
+
+    console = complaints()
+    if session.json_wanted:
+        yield lambda count: None
+    elif console.is_terminal:
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+        )
+        with Progress(*columns, console=console) as bars:
+            bar = bars.add_task(title, total=total)
+            yield lambda count: bars.advance(bar, count)
+    else:
+        lines = _Lines(session, title, total)
+        yield lines.advance
+
+
+class _Lines:
+    def __init__(self, session: Session, title: str, total: int) -> None:
+        self._session, self._title, self._total = session, title, total
+        self._done = 0
+        self._last = time.monotonic()
+        self._rate = Rate()
+        self._lock = threading.Lock()
+        session.note(f"{title}: {show_size(total)}")
+
+    def advance(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            now = time.monotonic()
+            if now - self._last < PLAIN_EVERY:
+                return
+            self._last = now
+            rate = self._rate.observe(self._done)
+            speed = f", {show_size(rate)}/s" if rate else ""
+            percent = share(self._done, self._total) if self._total else 100
+            self._session.note(
+                f"{self._title}: {show_size(self._done)} of {show_size(self._total)} ({percent} %){speed}"
+            )

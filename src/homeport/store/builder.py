@@ -1,0 +1,347 @@
+"""Building a point (or a part of a first copy) in a local folder: the hot path of replication.
+
+    write → zeroes out → digests → frames: zstd → AES-GCM → segment file
+
+All heavy steps let go of the interpreter's lock; threads that write side by side share nothing but a segment's end.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homeport.domain.points import Consistency, PointId
+from homeport.domain.units import BLOCK, MiB
+from homeport.store import names, sealed, spool
+from homeport.store.digests import block_digests, nonzero_blocks, seal_map
+from homeport.store.errors import StoreError
+from homeport.store.index import EMPTY, FRAME_BLOCKS, ROW, ZERO, Rows, overlay
+from homeport.store.keys import MachineKey
+from homeport.store.local import unavailable
+from homeport.store.names import Segment
+from homeport.store.records import (
+    MemoryIndex,
+    Record,
+    blocks_of,
+    disks_list,
+    logical_bytes,
+    merge,
+    pack,
+    sha256,
+)
+from homeport.store.segment import SegmentFile, SegmentInfo, pack_frame
+from homeport.store.spool import SpooledPoint, write_durably
+
+_BATCH = 4 * MiB
+
+
+class PointBuilder:
+    """Made by :meth:`homeport.store.writer.Writer.builder`. Writes may come from several threads; of two writes to one
+    block the later wins."""
+
+    def __init__(
+        self,
+        keys: MachineKey,
+        point: PointId,
+        parent: PointId | None,
+        epoch: int,
+        folder: Path,
+        *,
+        next_seq: Callable[[], int],
+        parent_sha256: Callable[[], str | None],
+        parts: Callable[[], list[tuple[int, Record]]],
+    ) -> None:
+        self.point = point
+        self.parent = parent
+        self.path = folder
+        self._keys = keys
+        self._epoch = epoch
+        self._next_seq = next_seq
+        self._parent_sha256 = parent_sha256
+        self._parts = parts
+        self._lock = threading.Lock()
+        self._rows: dict[str, list[tuple[int, ...]]] = {}
+        self._short: dict[str, set[int]] = {}
+        self._segments: list[SegmentFile] = []
+        self._current: SegmentFile | None = None
+        self._failed = False
+        self._done = False
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise unavailable(error, f"can't make {folder}") from error
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def write(
+        self, disk: str, offset: int, data: memoryview | bytes | bytearray, digests: NDArray[np.uint8] | None = None
+    ) -> None:
+        """``data`` at byte ``offset`` (a multiple of 16 KiB) of ``disk``; its length a multiple of 16 KiB too, unless
+        it ends the disk. ``digests``: of its blocks, where known. Blocks of zeroes cost no data.
+        Raises StoreUnavailable when the spool is full; the builder is then of no more use."""
+        view = memoryview(data).cast("B")
+        if offset % BLOCK or offset < 0:
+            raise ValueError(f"offset {offset} is not a multiple of {BLOCK}")
+        if digests is not None and digests.shape != (blocks_of(len(view)), 16):
+            raise ValueError(f"{digests.shape} digests for {len(view)} bytes")
+        self._check()
+        try:
+            for start in range(0, len(view), _BATCH):
+                piece = view[start : start + _BATCH]
+                first = (offset + start) // BLOCK
+                known = None if digests is None else digests[start // BLOCK :][: blocks_of(len(piece))]
+                self._write(disk, first, piece, known)
+            if len(view) % BLOCK:
+                with self._lock:
+                    self._short.setdefault(disk, set()).add(offset + len(view))
+        except OSError as error:
+            self._failed = True
+            raise unavailable(error, f"can't write to {self.path}") from error
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _write(self, disk: str, first: int, view: memoryview, digests: NDArray[np.uint8] | None) -> None:
+        live = nonzero_blocks(view)
+        rows: list[tuple[int, ...]] = []
+        if live.any():
+            if digests is None:
+                digests = block_digests(self._keys, view)
+            frames = [
+                pack_frame(first + start, view[start * BLOCK : stop * BLOCK], digests[start:stop].copy())
+                for start, stop in _runs(live, first, FRAME_BLOCKS)
+            ]
+            segment = self._enter()
+            try:
+                places = segment.append(disk, frames)
+            finally:
+                segment.leave()
+            rows += [
+                (frame.first, frame.count, place.segment.seq, 0, place.offset, place.length, place.number, 0)
+                for frame, place in zip(frames, places, strict=True)
+            ]
+        rows += [(first + start, stop - start, ZERO, 0, 0, 0, 0, 0) for start, stop in _runs(~live, first, 0)]
+        with self._lock:
+            self._rows.setdefault(disk, []).extend(rows)
+
+    def zero(self, disk: str, offset: int, length: int) -> None:
+        """``length`` bytes from ``offset`` are zeroes: an extent, no data. Both multiples of 16 KiB, unless the range
+        ends the disk."""
+        if offset % BLOCK or offset < 0 or length < 0:
+            raise ValueError(f"{offset}+{length} is not aligned to {BLOCK}")
+        self._check()
+        if not length:
+            return
+        with self._lock:
+            self._rows.setdefault(disk, []).append((offset // BLOCK, blocks_of(length), ZERO, 0, 0, 0, 0, 0))
+            if length % BLOCK:
+                self._short.setdefault(disk, set()).add(offset + length)
+
+    def _check(self) -> None:
+        if self._failed or self._done:
+            raise StoreError(f"point {self.point} can't be written to any more", code="store.builder-closed")
+
+    def _enter(self) -> SegmentFile:
+        """The segment to append to, entered; a full one is finished by who meets it first."""
+        full = None
+        with self._lock:
+            if self._current is None or self._current.full:
+                full = self._current
+                place = Segment(self.point.timeline, self._epoch, self._next_seq())
+                self._current = SegmentFile(self.path, self._keys, place)
+                self._segments.append(self._current)
+            current = self._current
+            current.enter()
+        if full is not None:
+            full.finish()
+        return current
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def finish(
+        self,
+        *,
+        instant: datetime,
+        consistency: Consistency | str = Consistency.CRASH,
+        disks: dict[str, int],
+        incarnation: str = "",
+        tags: Sequence[str] = (),
+        machine: dict[str, Any] | None = None,
+        digest_maps: dict[str, NDArray[np.uint8]] | None = None,
+        notes: Sequence[str] = (),
+    ) -> SpooledPoint:
+        """Everything is on the disk when this returns: the point counts as *handed*. ``instant``: UTC; ``disks``: sizes
+        in bytes of all disks, in the machine's order; ``digest_maps``: digests of all blocks of a disk as of this
+        point, to be kept beside it. No write may be under way. Raises StoreUnavailable, ValueError."""
+        self._check()
+        if instant.tzinfo is None:
+            raise ValueError("the instant needs a time zone (UTC)")
+        self._done = True
+        try:
+            return self._finish(
+                instant, Consistency(consistency), disks, incarnation, tags, machine or {}, digest_maps or {}, notes
+            )
+        except OSError as error:
+            raise unavailable(error, f"can't write to {self.path}") from error
+        except BaseException:
+            for segment in self._segments:
+                segment.close()
+            raise
+
+    def _finish(
+        self,
+        instant: datetime,
+        consistency: Consistency,
+        disks: dict[str, int],
+        incarnation: str,
+        tags: Sequence[str],
+        machine: dict[str, Any],
+        digest_maps: dict[str, NDArray[np.uint8]],
+        notes: Sequence[str],
+    ) -> SpooledPoint:
+        if self._current is not None:
+            self._current.finish()
+        seqs = np.array([segment.segment.seq for segment in self._segments], np.int64)
+        rows = {disk: _painted(listed, seqs) for disk, listed in self._rows.items()}
+        self._check_sizes(rows, disks)
+        infos = [
+            SegmentInfo(segment.segment, segment.size, segment.directory_offset, segment.random)
+            for segment in self._segments
+        ]
+        own = MemoryIndex.of({disk: found.copy() for disk, found in rows.items()}, infos)
+        parts = self._parts()
+        # The first point of a timeline takes in the parts of its first copy; zeroes over nothing needn't be said.
+        is_part = self.point.number == 0
+        layers = [(part, disks) for _, part in parts]
+        index = merge([*layers, (own, disks)], keep_zeros=self.parent is not None or is_part)
+        kept = self._keep_files(index)
+        logical = logical_bytes(own, disks)
+        stored = sum(info.size for info in kept)
+        head = {
+            "kind": "point",
+            "timeline": self.point.timeline,
+            "number": self.point.number,
+            "parent": str(self.parent) if self.parent else None,
+            "parent_sha256": self._parent_sha256() if self.parent else None,
+            "instant": instant.astimezone(UTC).isoformat(),
+            "consistency": str(consistency),
+            "tags": list(tags),
+            "incarnation": incarnation,
+            "epoch": self._epoch,
+            "disks": disks_list(disks),
+            "machine": machine,
+            "logical_bytes": logical,
+            "stored_bytes": stored,
+            "notes": list(notes),
+            "folds": [number for number, _ in parts],
+            "built": secrets.token_hex(16),
+        }
+        fields, sections = pack(index)
+        key = names.point(self._keys.machine, self.point)
+        record = sealed.seal(self._keys.key, self._keys.vault, key, sealed.POINT, {**head, **fields}, sections)
+        write_durably(self.path / spool.RECORD, record)
+        for number, (disk, blocks) in enumerate(digest_maps.items()):
+            if len(blocks) != blocks_of(disks[disk]):
+                raise ValueError(f"{len(blocks)} digests for {disk} of {disks[disk]} bytes")
+            place = names.digests(self._keys.machine, self.point, disk)
+            write_durably(self.path / f"digests-{number}", seal_map(self._keys, place, disks[disk], blocks))
+        self._save_changed(rows)
+        facts = {
+            "point": str(self.point),
+            "epoch": self._epoch,
+            "logical_bytes": logical,
+            "stored_bytes": stored,
+            "record_sha256": sha256(record),
+            "segments": [(info.segment.epoch, info.segment.seq, info.size) for info in kept],
+            "digest_maps": list(digest_maps),
+            "disks": list(rows),
+        }
+        return spool.complete(self.path, facts)
+
+    def _check_sizes(self, rows: dict[str, Rows], disks: dict[str, int]) -> None:
+        for disk, found in rows.items():
+            names.name(disk)
+            if disk not in disks:
+                raise ValueError(f"{disk} was written to, but is no disk of the point")
+            if len(found) and int((found["first"] + found["count"])[-1]) > blocks_of(disks[disk]):
+                raise ValueError(f"{disk} was written to beyond its {disks[disk]} bytes")
+            if any(end != disks[disk] for end in self._short.get(disk, ())):
+                raise ValueError(f"{disk}: a write of a broken block doesn't end the disk of {disks[disk]} bytes")
+
+    def _keep_files(self, index: MemoryIndex) -> list[SegmentInfo]:
+        """The segments of this builder that the index names; the files of all others are deleted."""
+        own = {segment.segment: segment for segment in self._segments}
+        kept = [info for info in index.segments if info.segment in own]
+        for place in own.keys() - {info.segment for info in kept}:
+            own[place].path.unlink()
+        return kept
+
+    def _save_changed(self, rows: dict[str, Rows]) -> None:
+        arrays: dict[str, NDArray[Any]] = {}
+        for number, found in enumerate(rows.values()):
+            zeros = found[found["segment"] == ZERO]
+            arrays[f"zeros{number}"] = np.stack((zeros["first"], zeros["count"]), axis=1)
+            blocks, digests = [np.zeros(0, np.int64)], [np.zeros((0, 16), np.uint8)]
+            for place, segment in enumerate(self._segments):
+                mine = found[found["segment"] == place]
+                if len(mine):
+                    cells, taken = gather(mine, segment.starts, segment.digests)
+                    blocks.append(cells)
+                    digests.append(taken)
+            arrays[f"blocks{number}"] = np.concatenate(blocks)
+            arrays[f"digests{number}"] = np.concatenate(digests)
+        path = self.path / spool.CHANGED
+        with path.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+
+    def discard(self) -> None:
+        """Throw all of it away. After ``finish`` too, as long as the point isn't published."""
+        self._done = True
+        for segment in self._segments:
+            segment.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _runs(mask: NDArray[np.bool_], first: int, cut: int) -> list[tuple[int, int]]:
+    """Runs of True as ``(start, stop)``; with ``cut``, also cut at multiples of it (counted from the disk's start)."""
+    blocks = np.flatnonzero(mask)
+    if not len(blocks):
+        return []
+    breaks = np.diff(blocks) != 1
+    if cut:
+        breaks |= (blocks[1:] + first) % cut == 0
+    at = np.flatnonzero(breaks)
+    starts = blocks[np.concatenate(([0], at + 1))]
+    stops = blocks[np.concatenate((at, [len(blocks) - 1]))] + 1
+    return list(zip(starts.tolist(), stops.tolist(), strict=True))
+
+
+def _painted(listed: list[tuple[int, ...]], seqs: NDArray[np.int64]) -> Rows:
+    """Rows that name segments by ``seq`` (ascending in ``seqs``) as disjoint rows that name them by place."""
+    rows = np.array(listed, ROW) if listed else EMPTY
+    data = rows["segment"] != ZERO
+    rows["segment"][data] = np.searchsorted(seqs, rows["segment"][data])
+    return overlay(rows)
+
+
+def gather(
+    rows: Rows, starts: NDArray[np.int64], digests: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """For data rows of one segment: all their block numbers, and the digests of these out of the segment's list
+    (``starts[n]``: where frame n's begin)."""
+    counts = rows["count"]
+    steps = np.arange(int(counts.sum()), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
+    blocks = np.repeat(rows["first"], counts) + steps
+    places = np.repeat(starts[rows["frame"]] + rows["skip"], counts) + steps
+    return blocks, digests[places]

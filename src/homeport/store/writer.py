@@ -1,0 +1,271 @@
+"""The writer of a timeline: the only one whose points count, until another claims a newer epoch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from homeport.domain.extents import Extents
+from homeport.domain.points import PointId, PointInfo
+from homeport.domain.units import BLOCK
+from homeport.store import layout, names, sealed
+from homeport.store.builder import PointBuilder
+from homeport.store.errors import AlreadyExists, Fenced, NotFound, PointNotFound
+from homeport.store.records import Record, all_rows
+from homeport.store.segment import FOOTER_SIZE, HEADER_SIZE
+from homeport.store.spool import SpooledPoint, folder_name
+
+if TYPE_CHECKING:
+    from homeport.store.timeline import MachineStore
+
+log = structlog.get_logger(__name__)
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """What the parts of a first copy hold of one disk so far (zeroes included)."""
+
+    disk: str
+    ranges: Extents
+
+
+class Writer:
+    """Made by :meth:`homeport.store.timeline.MachineStore.writer`. One thread publishes; builders may be many."""
+
+    def __init__(self, store: MachineStore, timeline: str, epoch: int, owner: str) -> None:
+        self.timeline = timeline
+        self.epoch = epoch
+        self.owner = owner
+        self._store = store
+        self._objects = store.objects
+        self._machine = store.machine
+        self._seqs = itertools.count(1)
+        self._builders = itertools.count(1)
+        self._hashes: dict[PointId, str] = {}
+        self._has_points = store.last_point(timeline) is not None
+
+    def check(self) -> None:
+        """Raises Fenced when another writer has taken over or the timeline has ended, StoreUnavailable."""
+        newest = max(layout.epochs(self._objects, self._machine, self.timeline), default=0)
+        if newest > self.epoch:
+            raise Fenced(
+                f"timeline {self.timeline} is written by another since (epoch {newest}, this writer has {self.epoch})",
+                epoch=newest,
+            )
+        if newest < self.epoch:
+            raise Fenced(f"timeline {self.timeline} is gone, or its store was set back")
+
+    # -- building ------------------------------------------------------------------------------------------------------
+
+    def builder(self, number: int, spool: Path, parent: PointId | None) -> PointBuilder:
+        """Begin point ``number``, in a folder of its own within ``spool``.
+
+        ``parent``: the point that it changes, in the store or complete in the same spool; None: it begins from nothing.
+        Number 0 is for parts of a first copy (see :meth:`publish_part`) and for a whole import; the first point after
+        parts is number 1 with the parent None, and takes all parts in.
+        """
+        if number < 0 or (parent is not None and parent.timeline == self.timeline and number != parent.number + 1):
+            raise ValueError(f"point {number} can't follow {parent}")
+        point = PointId(self.timeline, number)
+        if parent is not None and not (parent.timeline == self.timeline and self._has_points):
+            self._store.timeline(self.timeline)
+        return PointBuilder(
+            self._store.keys,
+            point,
+            parent,
+            self.epoch,
+            spool / folder_name(point, self.epoch, next(self._builders)),
+            next_seq=self._seqs.__next__,
+            parent_sha256=lambda: self._sha256(parent, spool) if parent else None,
+            parts=lambda: self._foldable(point, parent),
+        )
+
+    def _sha256(self, point: PointId, spool: Path | None) -> str:
+        """Of a record, published or (newest first) waiting in the spool."""
+        known = self._hashes.get(point)
+        if known is None and spool is not None:
+            known = next((s.record_sha256 for s in reversed(spooled_complete(spool)) if s.point == point), None)
+            if known is not None:
+                return known
+        if known is None:
+            known = self._hashes[point] = self._store.record_sha256(point)
+        return known
+
+    def _foldable(self, point: PointId, parent: PointId | None) -> list[tuple[int, Record]]:
+        """The parts that a point takes in: all, if it is the timeline's first."""
+        follows = parent is not None and parent.timeline == self.timeline
+        if point.number == 0 or follows or self._has_points:
+            return []
+        return self._part_records()
+
+    def _part_records(self) -> list[tuple[int, Record]]:
+        numbers = layout.part_numbers(self._objects, self._machine, self.timeline)
+        return [
+            (number, self._store.record(names.part(self._machine, self.timeline, number), sealed.PART))
+            for number in numbers
+        ]
+
+    # -- publishing ----------------------------------------------------------------------------------------------------
+
+    def publish(self, spooled: SpooledPoint, progress: Progress | None = None) -> PointInfo:
+        """Bring a spooled point into the store: its segments, then its record. The record is the commit.
+
+        Idempotent, also across restarts and newer writers of the timeline, as long as the point's parent is the head.
+        ``progress``: called with bytes done and in all. Raises Fenced (the source must not forget what the point
+        carries), StoreUnavailable (try again).
+        """
+        point = spooled.point
+        if point.timeline != self.timeline:
+            raise ValueError(f"{point} is not of timeline {self.timeline}")
+        self.check()
+        data = spooled.record()
+        key = names.point(self._machine, point)
+        record = Record(sealed.open_bytes(self._store.keys.key, self._store.keys.vault, key, sealed.POINT, data))
+        if layout.boundary(self._objects, self._machine, self.timeline) > point.number:
+            # Its number may have been published, dropped and deleted since.
+            if self._dropped_sha256(point) != spooled.record_sha256:
+                raise Fenced(f"{point} lies below what was dropped already, and is not the point that was there")
+            return record.info(point, False)
+        self._check_parent(point, record, spooled.record_sha256)
+        self._upload(spooled, progress)
+        self._create(key, data, f"point {point}")
+        self.check()
+        if layout.boundary(self._objects, self._machine, self.timeline) > point.number:
+            raise Fenced(f"{point} was dropped while it was published")
+        self._has_points = True
+        self._hashes = {point: spooled.record_sha256}
+        return record.info(point, False)
+
+    def _dropped_sha256(self, point: PointId) -> str | None:
+        try:
+            return self._store.record_sha256(point)
+        except PointNotFound:
+            return None
+
+    def _check_parent(self, point: PointId, record: Record, own_sha256: str) -> None:
+        """The point stands on the head: no other point can have come between."""
+        parent = record.parent
+        if parent is None or parent.timeline != self.timeline:
+            self._check_first(point, record)
+        if parent is None:
+            return
+        try:
+            found = self._sha256(parent, None)
+        except PointNotFound:
+            raise Fenced(f"{point} stands on {parent}, which is not in the store", parent=str(parent)) from None
+        if found != record.parent_sha256:
+            raise Fenced(f"{point} stands on another {parent} than the one in the store", parent=str(parent))
+
+    def _check_first(self, point: PointId, record: Record) -> None:
+        others = [number for number in self._store.scan(self.timeline).records if number != point.number]
+        real = [number for number in others if not self._store.is_end(PointId(self.timeline, number))]
+        if [number for number in real if number < point.number] or point.number > 1:
+            raise Fenced(f"{point} doesn't stand on the timeline's points, and isn't its first")
+        parts = set(layout.part_numbers(self._objects, self._machine, self.timeline))
+        missing = parts - set(record.head["folds"])
+        if missing and point.number not in self._store.scan(self.timeline).records:
+            raise Fenced(f"{point} is the first point, but leaves out parts {sorted(missing)} of the first copy")
+
+    def _upload(self, spooled: SpooledPoint, progress: Progress | None) -> None:
+        total = sum(size for _, size in spooled.segments)
+        done = 0
+        for segment, size in spooled.segments:
+            key = segment.key(self._machine)
+            data = spooled.file(segment.file).read_bytes()
+            try:
+                self._objects.put(key, data)
+            except AlreadyExists:
+                self._compare(key, data)
+            done += size
+            if progress is not None:
+                progress(done, total)
+        for number, disk in enumerate(spooled.digest_maps):
+            key = names.digests(self._machine, spooled.point, disk)
+            # A map left by another attempt at this number would describe another content.
+            self._put_or_replace(key, spooled.digest_map(number))
+
+    def _put_or_replace(self, key: str, data: bytes) -> None:
+        try:
+            self._objects.put(key, data)
+        except AlreadyExists:
+            if self._objects.get(key) != data:
+                self.check()
+                self._objects.put(key, data, if_absent=False)
+
+    def _compare(self, key: str, data: bytes) -> None:
+        """A segment that is there already must be this one: same length, same random bytes, same end."""
+        same = (
+            self._objects.size(key) == len(data)
+            and self._objects.get_range(key, 0, HEADER_SIZE) == data[:HEADER_SIZE]
+            and self._objects.get_range(key, len(data) - FOOTER_SIZE, FOOTER_SIZE) == data[-FOOTER_SIZE:]
+        )
+        if not same:
+            raise Fenced(f"{key} is there already, written by another")
+
+    def _create(self, key: str, data: bytes, what: str) -> None:
+        try:
+            self._objects.put(key, data)
+        except AlreadyExists:
+            try:
+                there = self._objects.get(key)
+            except NotFound:
+                raise Fenced(f"{what} was there and is gone") from None
+            if there != data:
+                raise Fenced(f"another {what} is in the store already") from None
+
+    # -- the first copy ------------------------------------------------------------------------------------------------
+
+    def publish_part(self, spooled: SpooledPoint, progress: Progress | None = None) -> None:
+        """Bring a piece of a first copy into the store: hidden, until the first point takes it in. Idempotent."""
+        if spooled.point.timeline != self.timeline:
+            raise ValueError(f"{spooled.point} is not of timeline {self.timeline}")
+        self.check()
+        keys = self._store.keys
+        data = spooled.record()
+        old = sealed.open_bytes(keys.key, keys.vault, names.point(self._machine, spooled.point), sealed.POINT, data)
+        if old.head["folds"]:
+            raise ValueError("a part can't take in other parts: build it as number 0")
+        parts = self._part_records()
+        if any(part.head["built"] == old.head["built"] for _, part in parts):
+            return
+        if self._store.last_point(self.timeline) is not None:
+            raise Fenced(f"timeline {self.timeline} has points already: its first copy is over")
+        self._upload(spooled, progress)
+        number = max((number for number, _ in parts), default=0) + 1
+        key = names.part(self._machine, self.timeline, number)
+        sections = [old.section(section) for section in range(1, len(old.head["sections"]) + 1)]
+        head = {**old.head, "kind": "part", "number": number}
+        self._create(key, self._store.seal(key, sealed.PART, head, sections), f"part {number}")
+        self.check()
+
+    def parts(self) -> list[PartInfo]:
+        """How far the first copy is, by disk: what needn't be copied again. Empty once the first point is there."""
+        if self._store.last_point(self.timeline) is not None:
+            return []
+        ranges: dict[str, Extents] = {}
+        for _, part in self._part_records():
+            for disk in part.index_disks():
+                rows = all_rows(part, disk)
+                found = Extents.of(zip((rows["first"] * BLOCK).tolist(), (rows["count"] * BLOCK).tolist(), strict=True))
+                found = found.clip(0, part.disks[disk])
+                ranges[disk] = ranges.get(disk, Extents()).union(found)
+        return [PartInfo(disk, found) for disk, found in sorted(ranges.items())]
+
+
+def spooled_complete(spool: Path) -> list[SpooledPoint]:
+    """Complete points of a spool that others may be building in: nothing is deleted."""
+    if not spool.is_dir():
+        return []
+    result = []
+    for path in sorted(spool.iterdir()):
+        try:
+            result.append(SpooledPoint(path))
+        except ValueError:
+            continue
+    return result

@@ -1,0 +1,28 @@
+"""The vault's REST API: one router per resource."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from homeport import __version__
+from homeport.vault.api import agents, errors, items, jobs, operations, policies, sites, vault
+from homeport.vault.api.auth import BearerToken
+from homeport.vault.core import Core
+
+
+def create_api(core: Core) -> FastAPI:
+    """The application; every path of it wants the token, the description at /openapi.json too."""
+    api = FastAPI(
+        title="Homeport vault",
+        version=__version__,
+        summary="Site recovery: sites, policies, replicated items, their operations and jobs.",
+        docs_url=None,
+        redoc_url=None,
+        responses={"default": {"model": errors.Problem, "description": "What went wrong (application/problem+json)"}},
+    )
+    api.state.core = core
+    for part in (vault, sites, policies, items, operations, jobs, agents):
+        api.include_router(part.router)
+    errors.install(api)
+    api.add_middleware(BearerToken, secrets=core.secrets)
+    return api

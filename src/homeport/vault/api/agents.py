@@ -1,0 +1,180 @@
+"""What sites' configuration servers call: they dial out to the vault, nothing dials in to them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel
+from sqlalchemy import select
+
+from homeport.domain.errors import HomeportError
+from homeport.domain.operations import after_report
+from homeport.vault import inventory, items, work
+from homeport.vault.api.context import TheCore
+from homeport.vault.core import Core
+from homeport.vault.database import ItemRow, SettingRow, now
+from homeport.vault.workflows import replication
+
+router = APIRouter(prefix="/v1/agent/{site}", tags=["agents"])
+
+Json = dict[str, Any]
+
+
+class ReportInvalid(HomeportError):
+    code = "request.invalid"
+    remedy = "See docs/architecture.md for what a report holds."
+
+
+class Gateway(BaseModel):
+    """Where the site's store takes changes from other sites."""
+
+    url: str
+    token: str
+
+
+class Hello(BaseModel):
+    """``executor``: fresh for each start of the server. ``sealed``: the vault's key as sealed with the passphrase in
+    the site's store, for sites that are added after the passphrase was confirmed."""
+
+    executor: str
+    gateway: Gateway | None = None
+    facts: Json = {}
+    sealed: str | None = None
+
+
+class WorkUpdate(BaseModel):
+    state: Literal["running", "done", "failed"]
+    progress: Json | None = None
+    result: Json | None = None
+    error: Json | None = None
+
+
+class Report(BaseModel):
+    """How an item's replication is. ``points``: the whole list of the timeline's points, where it is told.
+    ``rpo_from``: time of the newest complete point. ``crossed``: bytes over the wire between the sites."""
+
+    item: str
+    timeline: str
+    phase: Literal["seeding", "replicating", "resyncing", "stopped", "error"]
+    progress: Json | None = None
+    head: str | None = None
+    points: list[Json] | None = None
+    rpo_from: datetime | None = None
+    error: Any = None
+    crossed: Json | None = None
+
+
+@router.post("/hello")
+def hello(core: TheCore, site: str, body: Hello) -> Json:
+    """A server of the site began. Work that an earlier one had in hand is handed out again."""
+    with core.database.write() as session:
+        row = inventory.site(session, site)
+        row.executor, row.last_seen = body.executor, now()
+        if body.gateway is not None:
+            row.gateway = body.gateway.model_dump()
+        row.facts = {**row.facts, **body.facts}
+        sealed = session.get(SettingRow, "sealed")
+        if sealed is None and body.sealed is not None:
+            sealed = SettingRow(name="sealed", value={"text": body.sealed})
+            session.add(sealed)
+    work.hello(core, site, body.executor)
+    return {
+        "vault": core.secrets.vault_id,
+        "vault_key": core.secrets.vault_key,
+        "passphrase": core.secrets.passphrase,
+        "sealed": sealed.value["text"] if sealed is not None else None,
+    }
+
+
+@router.get("/work")
+async def take_work(
+    request: Request,
+    core: TheCore,
+    site: str,
+    wait: Annotated[float, Query(ge=0, le=60)] = 20,
+    have: str | None = None,
+) -> Json:
+    """Long poll: answers when there is work, or after ``wait`` seconds. ``have``: ids in hand, with commas; work that
+    was handed out in an answer that never arrived comes again."""
+    await run_in_threadpool(_known, core, site)
+    ids = None if have is None else frozenset(filter(None, have.split(",")))
+    deadline = time.monotonic() + wait
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        with core.liveness.poll(site):
+            while True:
+                seen = core.signal.version
+                if not gone.done():
+                    taken = await run_in_threadpool(work.take, core, site, ids)
+                    if taken:
+                        return {"work": taken}
+                left = deadline - time.monotonic()
+                if left <= 0 or core.signal.stopped or gone.done():
+                    break
+                woken = asyncio.ensure_future(core.signal.wait_async(seen, left))
+                await asyncio.wait((woken, gone), return_when=asyncio.FIRST_COMPLETED)
+                woken.cancel()
+        if gone.done() and not core.signal.stopped:
+            core.liveness.dropped(site)
+        return {"work": []}
+    finally:
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    """Returns when the caller's connection is closed: a server that died should not be waited for."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _known(core: Core, site: str) -> None:
+    with core.database.read() as session:
+        inventory.site(session, site)
+
+
+@router.post("/work/{work_id}")
+def update_work(core: TheCore, site: str, work_id: str, body: WorkUpdate) -> Json:
+    """How the work goes, or how it ended. 410: nobody waits for it any more."""
+    work.update_work(core, site, work_id, body.state, progress=body.progress, result=body.result, error=body.error)
+    return {}
+
+
+@router.post("/report")
+def report(core: TheCore, site: str, body: Report) -> Json:
+    """A report of a timeline that the item left behind is not an error: it changes nothing."""
+    core.liveness.heard(site)
+    with core.database.write() as session:
+        inventory.site(session, site).last_seen = now()
+        item = items.find(session, body.item)
+        if body.timeline != item.timeline or item.replicate is None or item.replicate["at"] != site:
+            return {"current": False}
+        fresh = body.model_dump(mode="json", exclude={"item", "timeline", "points"})
+        kept: Json = {name: item.replication[name] for name in ("crossed", "rpo_from") if name in item.replication}
+        item.replication = {**kept, **{name: value for name, value in fresh.items() if value is not None}}
+        if body.points is not None:
+            try:
+                items.remember_points(session, body.timeline, body.points)
+            except (KeyError, ValueError, TypeError) as error:
+                raise ReportInvalid(f"A point of the report is malformed: {error!r}.") from error
+        item.state = after_report(item.state, item.direction, body.phase, running=item.job is not None)
+    return {"current": True}
+
+
+@router.get("/replications")
+def replications(core: TheCore, site: str) -> Json:
+    """The params of `replicate` for each item that should replicate from this site now: for a server that began."""
+    core.liveness.heard(site)
+    with core.database.read() as session:
+        inventory.site(session, site)
+        rows = session.scalars(select(ItemRow).where(ItemRow.removed.is_(None)))
+        wanted = [item for item in rows if item.replicate is not None and item.replicate["at"] == site]
+        return {
+            "replications": [
+                {**params, **work.item_params(core, item)} for item, params in replication.replications(session, wanted)
+            ]
+        }

@@ -1,0 +1,99 @@
+"""Errors as application/problem+json (RFC 9457), made from the project's own error tree."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from homeport.domain.errors import HomeportError
+
+log = structlog.get_logger(__name__)
+
+_STATUS = {
+    "vault.passphrase-wrong": 403,
+    "item.not-found": 404,
+    "job.not-found": 404,
+    "site.not-found": 404,
+    "machine.not-found": 404,
+    "policy.not-found": 404,
+    "work.unknown": 410,
+    "item.operation-not-allowed": 409,
+    "item.operation-running": 409,
+    "item.protection-refused": 409,
+    "item.exists": 409,
+    "site.exists": 409,
+    "policy.exists": 409,
+    "machine.not-protectable": 409,
+    "point.not-available": 409,
+    "job.not-cancellable": 409,
+    "job.not-restartable": 409,
+    "agent.superseded": 409,
+    "policy.invalid": 422,
+    "site.invalid": 422,
+    "request.invalid": 422,
+    "78253": 409,
+    "site.unreachable": 503,
+}
+
+
+class Problem(BaseModel):
+    """``code``: stable; ``cause``: what was found; ``remedy``: what to do; ``details``: for programs."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    cause: str
+    remedy: str
+    details: dict[str, Any] = {}
+
+
+def problem(error: HomeportError, status: int | None = None) -> JSONResponse:
+    """``status``: what the code says unless given; 502 for what a site answered, which only it can mend."""
+    data = error.to_json()
+    found = status or _STATUS.get(error.code, 502)
+    body = {"type": f"urn:homeport:error:{error.code}", "title": error.cause, "status": found, **data}
+    return JSONResponse(
+        json.loads(json.dumps(body, default=str)), status_code=found, media_type="application/problem+json"
+    )
+
+
+def install(api: FastAPI) -> None:
+    @api.exception_handler(HomeportError)
+    async def known(request: Request, error: HomeportError) -> JSONResponse:
+        return problem(error)
+
+    @api.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        found = [f"{'.'.join(str(part) for part in each['loc'][1:])}: {each['msg']}" for each in error.errors()]
+        return problem(
+            HomeportError(
+                f"The request is not valid: {'; '.join(found)}.",
+                code="request.invalid",
+                remedy="See /openapi.json for what this path takes.",
+                problems=found,
+            )
+        )
+
+    @api.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        cause = f"{request.method} {request.url.path}: {error.detail}."
+        return problem(
+            HomeportError(cause, code=f"http.{error.status_code}", remedy="See /openapi.json for the paths."),
+            error.status_code,
+        )
+
+    @api.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        log.error("request failed unexpectedly", path=request.url.path, exc_info=error)
+        cause = f"{type(error).__name__}: {error}"
+        return problem(
+            HomeportError(cause, code="internal", remedy="This is a fault of Homeport's own: see the vault's log."), 500
+        )

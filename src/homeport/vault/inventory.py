@@ -1,0 +1,76 @@
+"""What machines a site sees: asked of its configuration server, kept until it is asked again."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from homeport.domain.errors import HomeportError
+from homeport.domain.machines import Machine
+from homeport.vault.core import Core
+from homeport.vault.database import Json, MachineRow, SiteRow, now
+from homeport.vault.work import Ask, ask
+
+
+class SiteNotFound(HomeportError):
+    code = "site.not-found"
+    remedy = "See `homeport site list`."
+
+
+class MachineNotFound(HomeportError):
+    code = "machine.not-found"
+    remedy = "See `homeport machine list SITE` for the machines that this site discovers."
+
+
+def site(session: Session, name: str) -> SiteRow:
+    """Raises :class:`SiteNotFound`."""
+    row = session.get(SiteRow, name)
+    if row is None:
+        raise SiteNotFound(f"There is no site {name!r}.")
+    return row
+
+
+def refresh(core: Core, name: str, answer: Json) -> list[Json]:
+    """Keep an inventory's answer as what the site sees now."""
+    machines = [Machine.from_json(machine).to_json() for machine in answer.get("machines", [])]
+    with core.database.write() as session:
+        row = site(session, name)
+        session.execute(delete(MachineRow).where(MachineRow.site == name))
+        session.add_all(
+            MachineRow(site=name, uuid=machine["uuid"], name=machine["name"], data=machine) for machine in machines
+        )
+        row.inventoried = now()
+        row.facts = {**row.facts, **answer.get("facts", {})}
+    return machines
+
+
+def ask_site(core: Core, name: str) -> list[Json]:
+    """Raises SiteUnreachable where the site's server does not answer in time."""
+    limit = core.timeouts.inventory
+    request = Ask(name, "inventory", {}, key=f"inventory:{uuid.uuid4().hex}", silence=limit, limit=limit)
+    return refresh(core, name, ask(core, request))
+
+
+def machines(core: Core, name: str, *, fresh: bool = False) -> list[Json]:
+    """By name; asked of the site where that is wanted, or was never done."""
+    with core.database.read() as session:
+        known = site(session, name).inventoried is not None
+        rows = session.scalars(select(MachineRow).where(MachineRow.site == name).order_by(MachineRow.name))
+        found: list[Any] = [row.data for row in rows]
+    return found if known and not fresh else sorted(ask_site(core, name), key=lambda machine: str(machine["name"]))
+
+
+def machine(core: Core, name: str, wanted: str) -> Machine:
+    """By name or uuid; what the last inventory does not know is asked for. Raises :class:`MachineNotFound`."""
+    for fresh in (False, True):
+        found = [m for m in machines(core, name, fresh=fresh) if wanted in (m["name"], m["uuid"])]
+        if len(found) == 1:
+            return Machine.from_json(found[0])
+    if found:
+        raise MachineNotFound(
+            f"{len(found)} machines at site {name!r} are called {wanted!r}.", remedy="Name it by its uuid."
+        )
+    raise MachineNotFound(f"Site {name!r} sees no machine {wanted!r}.")

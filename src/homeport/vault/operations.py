@@ -1,0 +1,246 @@
+"""Beginning an operation: refused at once where the rules say so, else accepted as a job and run as its workflow."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets as random
+import uuid
+from typing import Any
+
+import structlog
+from dbos import DBOS, SetWorkflowID
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from homeport.domain.choice import PointKind, choose_point
+from homeport.domain.errors import HomeportError
+from homeport.domain.machines import Machine
+from homeport.domain.operations import CANCELLABLE, Operation, OperationRunning, require_allowed
+from homeport.domain.points import new_timeline
+from homeport.domain.states import State
+from homeport.vault import inventory, items, jobs
+from homeport.vault.core import Core
+from homeport.vault.database import ItemRow, JobRow, Json, PolicyRow
+from homeport.vault.steps import WORKFLOWS, settle
+from homeport.vault.work import Ask, SiteUnreachable, ask
+from homeport.vault.workflows.protect import MachineNotProtectable
+
+log = structlog.get_logger(__name__)
+
+_CHOOSES = {Operation.TEST_FAILOVER, Operation.FAILOVER, Operation.CHANGE_POINT, Operation.FAILBACK}
+
+
+class ProtectionRefused(HomeportError):
+    code = "item.protection-refused"
+
+
+class PolicyMissing(HomeportError):
+    code = "78253"
+    remedy = "Create one with `homeport policy create`, or name one of `homeport policy list`."
+
+
+class JobNotCancellable(HomeportError):
+    code = "job.not-cancellable"
+    remedy = "Wait for it to end; `homeport job show JOB` tells what it does."
+
+
+class JobNotRestartable(HomeportError):
+    code = "job.not-restartable"
+    remedy = "Begin the operation anew, if the item's state allows it."
+
+
+def protect(core: Core, machine_name: str, home: str, away: str, policy: str) -> str:
+    """A new item and the job that protects it; the job's id. Refusals: see the errors above."""
+    with core.database.read() as session:
+        inventory.site(session, home)
+        inventory.site(session, away)
+        if session.get(PolicyRow, policy) is None:
+            raise PolicyMissing(f"There is no policy {policy!r}.")
+    if home == away:
+        raise ProtectionRefused(
+            f"The machine would be protected at the site {home!r} where it runs.", remedy="Name two different sites."
+        )
+    machine = inventory.machine(core, home, machine_name)
+    if not machine.protectable:
+        # The obstacle may be gone since the site was last asked.
+        inventory.machines(core, home, fresh=True)
+        machine = inventory.machine(core, home, machine_name)
+    if not machine.protectable:
+        raise MachineNotProtectable(
+            f"{machine.name} can't be protected: {'; '.join(machine.obstacles)}.", obstacles=list(machine.obstacles)
+        )
+    with core.database.write() as session:
+        item = _new_item(session, machine, home, away, policy)
+        job = _accept(session, item, Operation.PROTECT, {})
+    return _start(job, Operation.PROTECT)
+
+
+def _new_item(session: Session, machine: Machine, home: str, away: str, policy: str) -> ItemRow:
+    taken = session.scalar(
+        select(ItemRow).where(
+            ItemRow.removed.is_(None), (ItemRow.machine == machine.uuid) | (ItemRow.name == machine.name)
+        )
+    )
+    if taken is not None:
+        raise ProtectionRefused(
+            f"{machine.name} is protected already: item {taken.name} ({taken.state}).",
+            remedy="End that protection first with `homeport disable`, or give the machine another name.",
+            item=taken.id,
+        )
+    timeline = new_timeline()
+    item = ItemRow(
+        id=uuid.uuid4().hex[:16],
+        name=machine.name,
+        machine=machine.uuid,
+        description=machine.to_json(),
+        machine_key=random.token_hex(32),
+        home=home,
+        away=away,
+        policy=policy,
+        state=State.UNPROTECTED,
+        active_site=home,
+        store_site=away,
+        timeline=timeline,
+        lineage=[timeline],
+        timelines={},
+        ties={},
+        replication={},
+        fence=0,
+    )
+    session.add(item)
+    session.flush()
+    return item
+
+
+def begin(core: Core, name: str, operation: Operation, params: Json) -> str:
+    """Accept ``operation`` on the item; the job's id. Refused with OperationRunning, OperationNotAllowed,
+    PointNotAvailable or ItemNotFound, and then nothing has happened."""
+    if operation in _CHOOSES:
+        _know_point(core, name, params["point"])
+    with core.database.write() as session:
+        item = items.find(session, name)
+        if item.removed is not None:
+            raise items.ItemNotFound(f"{item.name} is not protected any more.")
+        refuse_while_running(session, item, operation)
+        points = items.points_of(session, item)
+        require_allowed(operation, item.state, item.direction, has_points=bool(points))
+        if operation in _CHOOSES:
+            choose_point(points, params["point"])
+        job = _accept(session, item, operation, params)
+    return _start(job, operation)
+
+
+def _know_point(core: Core, name: str, kind: str) -> None:
+    """Ask the store for a point that is called by its name and that no report told of yet."""
+    if kind in list(PointKind):
+        return
+    with core.database.read() as session:
+        item = items.find(session, name)
+        known = any(str(point.id) == kind for point in items.points_of(session, item))
+    if not known and item.job is None and not core.liveness.gone(item.store_site, core.timeouts.gone):
+        # What there is to choose from is told by the refusal, should the store not answer.
+        with contextlib.suppress(SiteUnreachable):
+            refresh_points(core, item, limit=5)
+
+
+def refresh_points(core: Core, item: ItemRow, limit: float) -> None:
+    """Ask the store's site for the item's points. Raises SiteUnreachable, or what the site answered."""
+    key = f"points:{uuid.uuid4().hex}"
+    request = Ask(item.store_site, "points", {"timeline": item.timeline}, key=key, item=item.id, limit=limit)
+    answer = ask(core, request)
+    with core.database.write() as session:
+        items.remember_points(session, item.timeline, answer.get("points", []))
+
+
+def refuse_while_running(session: Session, item: ItemRow, operation: Operation) -> None:
+    """Raises :class:`OperationRunning` if a job works on the item."""
+    if item.job is None:
+        return
+    running = session.get_one(JobRow, item.job)
+    raise OperationRunning(
+        f"{operation} is not possible now: {running.kind} (job {running.id}) works on {item.name}.",
+        job=running.id,
+        operation=running.kind,
+        state=str(item.state),
+        allowed_operations=[],
+    )
+
+
+def _accept(session: Session, item: ItemRow, operation: Operation, params: Json) -> str:
+    """The job's row and the item's claim by it: one transaction, so that of two operations at once one is refused."""
+    job = JobRow(
+        id=uuid.uuid4().hex[:16],
+        kind=str(operation),
+        item=item.id,
+        item_name=item.name,
+        params=params,
+        before=item.state,
+        direction=item.direction,
+    )
+    session.add(job)
+    item.job = job.id
+    return job.id
+
+
+def _start(job: str, operation: Operation) -> str:
+    with SetWorkflowID(job):
+        DBOS.start_workflow(WORKFLOWS[operation].start, job)
+    log.info("job accepted", job=job, operation=str(operation))
+    return job
+
+
+def cancel(core: Core, name: str) -> str:
+    """Cancel a job, or begin the way back out of one that failed; the id of the job that then runs."""
+    with core.database.write() as session:
+        job = jobs.find(session, name)
+        item = session.get_one(ItemRow, job.item)
+        if job.state == "cancelling":
+            return job.id
+        back = jobs.way_back(job, item)
+        if back is not None:
+            started = _accept(session, item, back, {})
+        elif job.state in jobs.RUNNING and job.kind in CANCELLABLE:
+            job.cancel, job.state = True, "cancelling"
+            job.version += 1
+            return job.id
+        else:
+            raise JobNotCancellable(f"The job {job.id} ({job.kind}, {job.state}) can't be cancelled.", state=job.state)
+    return _start(started, back)
+
+
+def restart(core: Core, name: str) -> str:
+    """A fresh run of a failed or cancelled job's operation; the new job's id."""
+    with core.database.write() as session:
+        job = jobs.find(session, name)
+        item = session.get_one(ItemRow, job.item)
+        operation = Operation(job.kind)
+        if job.state in jobs.RUNNING:
+            raise JobNotRestartable(f"The job {job.id} ({job.kind}) is {job.state}.", state=job.state)
+        if job.state != "succeeded" and item.removed is None:
+            refuse_while_running(session, item, operation)
+        if not jobs.restartable(session, job, item):
+            names = [str(allowed) for allowed in items.allowed(session, item)] if item.removed is None else []
+            raise JobNotRestartable(
+                f"The job {job.id} ({job.kind}, {job.state}) can't be restarted: the item is {item.state}.",
+                state=str(item.state),
+                allowed_operations=names,
+            )
+        started = _accept(session, item, operation, job.params)
+    return _start(started, operation)
+
+
+def resume(core: Core) -> None:
+    """At the vault's start, after the workflow library took up its own: a job that was accepted but whose workflow was
+    never begun is begun; one whose workflow ended without telling is settled."""
+    with core.database.read() as session:
+        open_jobs: list[Any] = list(session.scalars(select(JobRow).where(JobRow.state.in_(jobs.RUNNING))))
+    for job in open_jobs:
+        status = DBOS.get_workflow_status(job.id)
+        if status is None:
+            _start(job.id, Operation(job.kind))
+        elif status.status not in ("PENDING", "ENQUEUED", "DELAYED"):
+            settle(
+                core,
+                job.id,
+                HomeportError(f"The job's workflow ended as {status.status}: {status.error}", code="internal"),
+            )

@@ -1,0 +1,52 @@
+"""Change the recovery point of a failover that is not committed: the recovery machine is made anew from another one.
+
+What the recovery machine wrote is lost. If the other point doesn't start, the earlier one is started again.
+"""
+
+from __future__ import annotations
+
+from homeport.domain.errors import HomeportError
+from homeport.domain.operations import Operation
+from homeport.domain.states import State
+from homeport.vault.database import Json
+from homeport.vault.steps import Effect, Facts, Run, operation
+from homeport.vault.workflows import replication
+
+STEPS = {
+    "choose-point": "Choose the recovery point",
+    "remove-machine": "Remove the recovery machine",
+    "start-machine": "Start the machine from the other recovery point",
+    "undo-remove": "Remove what did not start",
+    "undo-start": "Start the machine from the earlier recovery point",
+}
+
+
+@operation(Operation.CHANGE_POINT, 1, STEPS)
+def change_point(run: Run) -> None:
+    facts = run.begin()
+    try:
+        chosen = run.step("choose-point", replication.choose(run.params["point"]), cancellable=False)
+        run.step("remove-machine", replication.remove_machine(facts.away, facts.vm), cancellable=False)
+        started = run.step("start-machine", start(facts, chosen["point"]), cancellable=False)
+    except HomeportError as error:
+        if "remove-machine" not in run.performed:
+            run.fail(error, state=State.FAILOVER_COMMIT_PENDING)
+            return
+        assert facts.failover_point is not None
+        run.step("undo-remove", replication.remove_machine(facts.away, facts.vm), cancellable=False)
+        earlier = run.step("undo-start", start(facts, facts.failover_point), cancellable=False)
+        run.fail(error, state=State.FAILOVER_COMMIT_PENDING, recovery_machine=machine(facts, earlier))
+        return
+    run.finish(
+        {"point": chosen["point"], **started},
+        failover_point=chosen["point"],
+        recovery_machine=machine(facts, started),
+    )
+
+
+def start(facts: Facts, point: str) -> Effect:
+    return replication.start_from_point(facts, facts.away, facts.vm, point, test=False, network=None, forward=())
+
+
+def machine(facts: Facts, started: Json) -> Json:
+    return {**started.get("machine", {}), "name": facts.vm, "site": facts.away}

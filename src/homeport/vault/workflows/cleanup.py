@@ -1,0 +1,18 @@
+"""Cleanup of a test failover: the test machine goes, the operator's notes stay with the job."""
+
+from __future__ import annotations
+
+from homeport.domain.operations import Operation
+from homeport.vault.steps import Run, operation
+from homeport.vault.workflows import replication
+from homeport.vault.workflows.test_failover import test_machine
+
+STEPS = {"remove-machine": "Remove the test machine"}
+
+
+@operation(Operation.CLEANUP, 1, STEPS)
+def cleanup(run: Run) -> None:
+    facts = run.begin()
+    vm = facts.test["machine"] if facts.test else test_machine(facts.vm)
+    run.step("remove-machine", replication.remove_machine(facts.away, vm), cancellable=False)
+    run.finish({"notes_of_test": run.params["notes"]}, test=None)

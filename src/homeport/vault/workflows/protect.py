@@ -1,0 +1,106 @@
+"""Protect: check the machine, begin its timeline at the other site, replicate, wait for the first recovery point."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from homeport.domain.errors import HomeportError
+from homeport.domain.machines import Machine
+from homeport.domain.operations import Operation
+from homeport.domain.states import State
+from homeport.vault import inventory
+from homeport.vault.database import Json, now
+from homeport.vault.steps import Cancelled, Effect, Facts, Run, Step, operation
+from homeport.vault.workflows import replication
+
+
+class MachineNotProtectable(HomeportError):
+    code = "machine.not-protectable"
+    remedy = "Remove what stands in the way, then restart the job."
+
+
+STEPS = {
+    "check": "Check the machine and its sites",
+    "prepare-timeline": "Begin a timeline in the recovery store",
+    "replicate": "Start replication",
+    "first-point": "First copy, until the first recovery point",
+    "undo-stop": "Stop replication",
+    "undo-forget": "Forget the machine at both sites",
+}
+
+
+@operation(Operation.PROTECT, 1, STEPS)
+def protect(run: Run) -> None:
+    facts = run.begin()
+    try:
+        machine = run.step("check", check(facts))
+        facts = replace(facts, machine=machine)
+        run.step("prepare-timeline", replication.prepare_timeline(facts, facts.away, facts.timeline))
+        run.step("replicate", seed(facts))
+        first = run.step("first-point", replication.wait_for_point(facts.timeline, above=-1))
+        run.finish(first)
+    except Cancelled:
+        run.attempt("undo-stop", replication.stop_replication(facts.home), cancellable=False)
+        run.attempt("undo-forget", forget_both(facts), cancellable=False)
+        run.cancelled(removed=now())
+
+
+def check(facts: Facts) -> Effect:
+    """As the site sees the machine now. Returns its description."""
+
+    def effect(step: Step) -> Json:
+        machines = inventory.refresh(step.core, facts.home, step.ask(facts.home, "inventory", {}))
+        found = next((machine for machine in machines if machine["uuid"] == facts.machine["uuid"]), None)
+        if found is None:
+            raise inventory.MachineNotFound(f"Site {facts.home!r} does not see the machine {facts.name!r} any more.")
+        machine = Machine.from_json(found)
+        if not machine.protectable:
+            raise MachineNotProtectable(
+                f"{machine.name} can't be protected: {'; '.join(machine.obstacles)}.", obstacles=list(machine.obstacles)
+            )
+        with step.item() as (_, item):
+            item.description = machine.to_json()
+        return machine.to_json()
+
+    return effect
+
+
+def seed(facts: Facts) -> Effect:
+    start = replication.replicate(
+        facts,
+        at=facts.home,
+        store=facts.away,
+        timeline=facts.timeline,
+        lineage=[facts.timeline],
+        policy=facts.policy,
+    )
+
+    def effect(step: Step) -> Json:
+        result: Json = start(step)
+        with step.item() as (_, item):
+            item.state = State.INITIAL_REPLICATION_IN_PROGRESS
+        return result
+
+    return effect
+
+
+def forget_both(facts: Facts) -> Effect:
+    """Each site forgets what it kept for the item; one that can't be reached does not keep the other from it."""
+
+    def effect(step: Step) -> Json:
+        trouble: list[Json] = []
+        for site in (facts.home, facts.away):
+            params = {
+                "vm": facts.vm,
+                "timelines": facts.timelines.get(site, [facts.timeline] if site == facts.away else []),
+                "remove_tracking": site == facts.active,
+            }
+            try:
+                if step.core.liveness.gone(site, step.core.timeouts.gone):
+                    raise HomeportError(f"The configuration server of site {site!r} is not there; not asked.")
+                step.ask(site, "forget", params, limit=step.core.timeouts.forget)
+            except HomeportError as error:
+                trouble.append(error.to_json())
+        return {"notes": trouble}
+
+    return effect

@@ -1,0 +1,278 @@
+"""What several operations do with an item's replication: begin a timeline, start, wait, stop, list its points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from homeport.domain.choice import choose_point
+from homeport.domain.points import PointId
+from homeport.vault import items
+from homeport.vault.database import ItemRow, Json, SiteRow
+from homeport.vault.steps import Cancelled, Effect, Facts, Step
+from homeport.vault.work import SiteUnreachable
+
+
+def prepare_timeline(facts: Facts, site: str, timeline: str, parent: str | None = None) -> Effect:
+    """An empty timeline at ``site``, or a fork of ``parent``."""
+
+    def effect(step: Step) -> Json:
+        _note_timeline(step, site, timeline)
+        return step.ask(
+            site,
+            "prepare-timeline",
+            {"timeline": timeline, "parent": parent, "origin": None, "description": facts.description()},
+        )
+
+    return effect
+
+
+def import_base(facts: Facts, site: str, timeline: str, *, parent: str | None, origin: str | None) -> Effect:
+    """The powered-off machine's disks at ``site`` become the base of ``timeline`` there."""
+
+    def effect(step: Step) -> Json:
+        _note_timeline(step, site, timeline)
+        return step.ask(
+            site,
+            "import-base",
+            {
+                "vm": facts.vm,
+                "timeline": timeline,
+                "parent": parent,
+                "origin": origin,
+                "description": facts.description(),
+            },
+        )
+
+    return effect
+
+
+def _note_timeline(step: Step, site: str, timeline: str) -> None:
+    with step.item() as (_, item):
+        known: list[str] = item.timelines.get(site, [])
+        if timeline not in known:
+            item.timelines = {**item.timelines, site: [*known, timeline]}
+
+
+def replicate(
+    facts: Facts,
+    *,
+    at: str,
+    store: str,
+    timeline: str,
+    lineage: list[str],
+    policy: Json,
+    tracker_base: str | None = None,
+    same_as: str | None = None,
+) -> Effect:
+    """The running machine at ``at`` replicates into ``timeline`` at ``store``, until it is stopped."""
+    params = {
+        "vm": facts.vm,
+        "timeline": timeline,
+        "interval": policy["interval"],
+        "app_consistent": policy["app_consistent"],
+        "retention": policy["retention"],
+        "rpo_threshold": policy["rpo_threshold"],
+        "tracker_base": tracker_base,
+        "same_as": same_as,
+    }
+
+    def effect(step: Step) -> Json:
+        with step.item() as (session, item):
+            if item.timeline != timeline or item.replicate is None:
+                item.replication = {"phase": "starting"}
+            item.replicate = {"at": at, "store": store, "params": params}
+            item.timeline, item.lineage, item.store_site = timeline, lineage, store
+            gateway = session.get_one(SiteRow, store).gateway
+        if gateway is None:
+            raise SiteUnreachable(
+                f"The configuration server of site {store!r} never told where its store takes changes.", site=store
+            )
+        return step.ask(at, "replicate", {**params, "store": {"site": store, **gateway}})
+
+    return effect
+
+
+def replications(session: Session, rows: list[ItemRow]) -> list[tuple[ItemRow, Json]]:
+    """The params of `replicate` for items that should replicate, with the stores' gateways as they are now."""
+    found = []
+    for item in rows:
+        assert item.replicate is not None
+        store = item.replicate["store"]
+        gateway = session.get_one(SiteRow, store).gateway
+        if gateway is not None:
+            found.append((item, {**item.replicate["params"], "store": {"site": store, **gateway}}))
+    return found
+
+
+def stop_replication(at: str) -> Effect:
+    """Best effort, quickly: ending the timeline fences whoever does not hear this."""
+
+    def effect(step: Step) -> Json:
+        _forget_replicate(step)
+        if step.core.liveness.gone(at, step.core.timeouts.gone):
+            raise SiteUnreachable(f"The configuration server of site {at!r} is not there; not asked.", site=at)
+        return step.ask(at, "stop-replication", {}, limit=step.core.timeouts.stop_replication)
+
+    return effect
+
+
+def _forget_replicate(step: Step) -> None:
+    with step.item() as (_, item):
+        item.replicate = None
+        item.replication = {**item.replication, "phase": "stopped"}
+
+
+def wait_for_point(timeline: str, above: int) -> Effect:
+    """Until replication reports a head of ``timeline`` numbered above ``above``. However long that takes: a first copy
+    takes its time, and trouble shows in the item's health while replication tries again. Cancel ends it."""
+
+    def effect(step: Step) -> Json:
+        shown: list[Any] = [None]
+
+        def look() -> Json | None:
+            with step.core.database.read() as session:
+                item = session.get_one(ItemRow, step_item)
+                replication = item.replication
+            head = replication.get("head")
+            if head is not None:
+                point = PointId.parse(head)
+                if point.timeline == timeline and point.number > above:
+                    return {"point": head}
+            if step.cancel_wanted():
+                raise Cancelled
+            progress = replication.get("progress")
+            if progress is not None and progress != shown[0]:
+                shown[0] = progress
+                step.progress(progress)
+            return None
+
+        with step.item() as (_, item):
+            step_item = item.id
+        found: Json = step.core.signal.until(look) or {}
+        return found
+
+    return effect
+
+
+def planned_stop(facts: Facts, at: str) -> Effect:
+    """The guest is shut down and its last changes are shipped; replication is stopped by it."""
+
+    def effect(step: Step) -> Json:
+        timeouts = step.core.timeouts
+        if step.core.liveness.gone(at, timeouts.gone):
+            raise SiteUnreachable(f"The configuration server of site {at!r} is not there; not asked.", site=at)
+        result = step.ask(
+            at, "planned-stop", {"vm": facts.vm, "timeout": timeouts.shut_down}, limit=timeouts.planned_stop
+        )
+        stopped = {"point": result.get("point"), "complete": bool(result.get("complete"))}
+        _forget_replicate(step)
+        step.tie(stopped=stopped)
+        return {**stopped, "notes": result.get("notes", [])}
+
+    return effect
+
+
+def take_point(facts: Facts, consistency: str, tag: str | None, limit: float | None = None) -> Effect:
+    def effect(step: Step) -> Json:
+        if limit is not None and step.core.liveness.gone(facts.active, step.core.timeouts.gone):
+            raise SiteUnreachable(
+                f"The configuration server of site {facts.active!r} is not there; not asked.", site=facts.active
+            )
+        return step.ask(facts.active, "take-point", {"consistency": consistency, "tag": tag}, limit=limit)
+
+    return effect
+
+
+def end_timeline(site: str, timeline: str) -> Effect:
+    """Nobody writes into it any more, whatever the other side does; and these are its points."""
+
+    def effect(step: Step) -> Json:
+        result = step.ask(site, "end-timeline", {"timeline": timeline})
+        return _remember(step, timeline, result)
+
+    return effect
+
+
+def list_points(site: str, timeline: str) -> Effect:
+    def effect(step: Step) -> Json:
+        return _remember(step, timeline, step.ask(site, "points", {"timeline": timeline}))
+
+    return effect
+
+
+def _remember(step: Step, timeline: str, result: Json) -> Json:
+    points = result.get("points", [])
+    with step.item() as (session, _):
+        items.remember_points(session, timeline, points)
+    return {"head": result.get("head"), "points": len(points)}
+
+
+def choose(kind: str) -> Effect:
+    def effect(step: Step) -> Json:
+        with step.item() as (session, item):
+            point = choose_point(items.points_of(session, item), kind)
+        return {"point": str(point.id), "time": point.time.isoformat(), "consistency": str(point.consistency)}
+
+    return effect
+
+
+def start_from_point(
+    facts: Facts, site: str, vm: str, point: str, *, test: bool, network: str | None, forward: Any
+) -> Effect:
+    def effect(step: Step) -> Json:
+        return step.ask(
+            site,
+            "start-from-point",
+            {
+                "vm": vm,
+                "like": facts.machine,
+                "point": point,
+                "test": test,
+                "network": network,
+                "forward": list(forward),
+            },
+        )
+
+    return effect
+
+
+def remove_machine(site: str, vm: str) -> Effect:
+    def effect(step: Step) -> Json:
+        return step.ask(site, "remove-machine", {"vm": vm})
+
+    return effect
+
+
+def start_original(facts: Facts, site: str, base: str | None, *, resumes: bool = False) -> Effect:
+    """Lifts the fence and starts the machine, with tracking since ``base``. ``resumes``: it is the machine that a
+    planned stop ended (it may be the recovery machine), so that stop counts no more."""
+
+    def effect(step: Step) -> Json:
+        result = step.ask(site, "start-original", {"vm": facts.vm, "base": base})
+        if resumes:
+            step.tie(stopped=None)
+        return result
+
+    return effect
+
+
+def hide_points(site: str, timelines: list[str]) -> Effect:
+    """Out of the offered list; their data stays as long as something needs it."""
+
+    def effect(step: Step) -> Json:
+        for timeline in timelines:
+            with step.item() as (session, _):
+                upto = items.newest_number(session, timeline)
+            step.ask(site, "hide-points", {"timeline": timeline, "upto": upto})
+            with step.item() as (session, _):
+                items.remember_points(session, timeline, [])
+        return {}
+
+    return effect
+
+
+def final_point(stopped: Json | None) -> str | None:
+    """The point that holds everything that a planned stop left, if it did."""
+    return stopped["point"] if stopped and stopped["complete"] else None

@@ -1,0 +1,107 @@
+"""The door between the sites: objects over HTTP, byte for byte, counted, and refused without the token."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from homeport.servers.crossing import Crossing
+from homeport.servers.object_gateway import ObjectGateway
+from homeport.servers.remote_objects import RemoteObjects
+from homeport.store.errors import AlreadyExists, NotFound, StoreUnavailable
+from homeport.store.memory import MemoryObjects
+
+
+@pytest.fixture
+def gateway() -> Iterator[ObjectGateway]:
+    gateway = ObjectGateway(MemoryObjects(), "token")
+    gateway.start()
+    yield gateway
+    gateway.close()
+
+
+@pytest.fixture
+def objects(gateway: ObjectGateway) -> RemoteObjects:
+    return RemoteObjects(gateway.url, "token")
+
+
+def test_what_is_put_is_got(objects: RemoteObjects) -> None:
+    data = secrets.token_bytes(3_000_000)
+    objects.put("machines/x/segment/1", memoryview(data))
+    assert objects.get("machines/x/segment/1") == data
+    assert objects.size("machines/x/segment/1") == len(data)
+    assert objects.get_range("machines/x/segment/1", 1_000, 77) == data[1_000:1_077]
+
+
+def test_a_key_is_created_once(objects: RemoteObjects) -> None:
+    objects.put("a/b", b"one")
+    with pytest.raises(AlreadyExists):
+        objects.put("a/b", b"two")
+    assert objects.get("a/b") == b"one"
+    objects.put("a/b", b"two", if_absent=False)
+    assert objects.get("a/b") == b"two"
+
+
+def test_what_is_not_there_is_said(objects: RemoteObjects) -> None:
+    for ask in (lambda: objects.get("no"), lambda: objects.size("no"), lambda: objects.get_range("no", 0, 1)):
+        with pytest.raises(NotFound):
+            ask()
+    objects.delete("no")
+
+
+def test_lists_are_sorted_and_hold_sizes(objects: RemoteObjects) -> None:
+    for name in ("p/3", "p/1", "p/2", "q/1"):
+        objects.put(name, name.encode() * 2)
+    assert list(objects.list("p/")) == [("p/1", 6), ("p/2", 6), ("p/3", 6)]
+    objects.delete("p/2")
+    assert [key for key, _ in objects.list("p/")] == ["p/1", "p/3"]
+
+
+def test_bytes_are_counted_both_ways(gateway: ObjectGateway) -> None:
+    crossing = Crossing()
+    objects = RemoteObjects(gateway.url, "token", crossing)
+    objects.put("k", bytes(100_000))
+    assert 100_000 < crossing.sent < 101_000
+    assert 0 < crossing.received < 1_000
+    objects.get("k")
+    assert 100_000 < crossing.received < 102_000
+
+
+def test_a_wrong_token_opens_nothing(gateway: ObjectGateway) -> None:
+    RemoteObjects(gateway.url, "token").put("k", b"secret")
+    with pytest.raises(StoreUnavailable):
+        RemoteObjects(gateway.url, "tokem").get("k")
+
+
+def test_several_threads_share_it(objects: RemoteObjects) -> None:
+    def put(number: int) -> None:
+        objects.put(f"t/{number}", str(number).encode() * 1000)
+
+    threads = [threading.Thread(target=put, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(list(objects.list("t/"))) == 16
+
+
+def test_a_gateway_that_is_gone_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(StoreUnavailable):
+        RemoteObjects(f"http://127.0.0.1:{port}", "token").get("k")
+
+
+def test_a_connection_that_broke_is_made_again(gateway: ObjectGateway, objects: RemoteObjects) -> None:
+    objects.put("k", b"v")
+    objects._local.connection.sock.shutdown(socket.SHUT_RDWR)
+    assert objects.get("k") == b"v"
+
+
+def test_a_path_outside_the_store_is_refused(objects: RemoteObjects) -> None:
+    status, _, _ = objects._request("GET", "/objects/../token", None, {})
+    assert status == 400

@@ -1,0 +1,60 @@
+"""Imports point one way: the arrows of docs/architecture.md."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parent.parent / "src" / "homeport"
+
+MAY_IMPORT = {
+    "domain": set[str](),
+    "disks": {"domain"},
+    "qemu": {"domain", "disks"},
+    "store": {"domain"},
+    "sources": {"domain", "disks", "qemu"},
+    "sites": {"domain", "disks", "qemu"},
+    "servers": {"domain", "disks", "qemu", "store", "sources", "sites"},
+    "vault": {"domain"},
+    "cli": {"domain"},
+}
+EXCEPTIONS = {
+    ("servers/up.py", "vault"),  # all roles in one process: something has to start the vault
+    ("cli/up.py", "servers"),
+    ("cli/store.py", "store"),  # a bucket alone, without a vault
+    ("cli/store.py", "disks"),
+    ("cli/store.py", "servers"),  # the point server's export
+}
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "homeport" and len(parts) > 1:
+                rooms.add(parts[1])
+    return rooms
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_a_room_imports_only_what_lies_below_it(room: str) -> None:
+    wrong = []
+    for path in sorted((HOUSE / room).rglob("*.py")):
+        place = path.relative_to(HOUSE).as_posix()
+        for other in imported_rooms(path) - {room} - MAY_IMPORT[room]:
+            if (place, other) not in EXCEPTIONS:
+                wrong.append(f"{place} imports homeport.{other}")
+    assert not wrong
+
+
+def test_every_room_is_named_in_the_rules() -> None:
+    rooms = {path.name for path in HOUSE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert rooms == set(MAY_IMPORT)

@@ -1,0 +1,136 @@
+"""A vault served over loopback, in this process or in one of its own that may be killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import threading
+import time
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import httpx
+import uvicorn
+from dbos._dbos import _get_or_create_dbos_registry
+
+from homeport.vault.app import Vault, create_vault
+from homeport.vault.core import Timeouts
+
+QUICK = Timeouts(
+    silence=8, gone=3, shut_down=5, planned_stop=10, take_point=5, stop_replication=2, inventory=5, forget=3
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def server_for(vault: Vault, port: int) -> uvicorn.Server:
+    return uvicorn.Server(
+        uvicorn.Config(
+            vault.app, host="127.0.0.1", port=port, log_level="error", lifespan="off", timeout_graceful_shutdown=1
+        )
+    )
+
+
+def wait_until_served(url: str, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            httpx.get(f"{url}/v1/vault", timeout=5)
+            return
+        except httpx.TransportError:
+            assert time.monotonic() < deadline, "the vault is not served"
+            threading.Event().wait(0.02)
+
+
+class LocalVault:
+    """In this process."""
+
+    def __init__(self, state: Path, timeouts: Timeouts = QUICK) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.state = state
+        self.timeouts = timeouts
+
+    def start(self) -> None:
+        self.vault = create_vault(self.state, timeouts=self.timeouts)
+        self.vault.start()
+        self.server = server_for(self.vault, self.port)
+        self.thread = threading.Thread(target=self.server.run, name="vault-api")
+        self.thread.start()
+        wait_until_served(self.url)
+
+    def stop(self) -> None:
+        self.vault.core.signal.stop()
+        self.server.should_exit = True
+        self.thread.join(20)
+        self.vault.stop()
+
+
+def serve(state: str, port: int, faults: str) -> None:
+    """The main function of a vault's own process."""
+    os.environ["HOMEPORT_FAULT"] = faults
+    # Recovery goes through the workflow library's internal queue, which is polled each second: too slow for 200 kills.
+    _get_or_create_dbos_registry().get_internal_queue()._polling_interval_sec = 0.1
+    vault = create_vault(Path(state), timeouts=QUICK)
+    vault.start()
+    server_for(vault, port).run()
+    vault.stop()
+
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["vault_process"])
+
+
+class KillableVault:
+    """In a process of its own, forked from one that has imported everything, so that a start costs little."""
+
+    def __init__(self, state: Path, faults: str = "") -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.state = state
+        self.faults = faults
+        self.kills = 0
+        self._process: ForkServerProcess | None = None
+        self._stopped = threading.Event()
+        self._keeper: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Starts it, and again whenever a fault point killed it."""
+        self._begin()
+        self._keeper = threading.Thread(target=self._keep, name="vault-keeper")
+        self._keeper.start()
+        wait_until_served(self.url)
+
+    def _begin(self) -> None:
+        self._process = _context.Process(target=serve, args=(str(self.state), self.port, self.faults))
+        self._process.start()
+
+    def _keep(self) -> None:
+        while not self._stopped.is_set():
+            assert self._process is not None
+            self._process.join(0.5)
+            code = self._process.exitcode
+            if code is None or self._stopped.is_set():
+                continue
+            if code != -9:
+                return  # it failed by itself: whoever waits for it will say so
+            self.kills += 1
+            self._begin()
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._keeper is not None:
+            self._keeper.join(20)
+        if self._process is not None:
+            self._process.kill()
+            self._process.join(20)
