@@ -13,7 +13,7 @@ import pytest
 from demo.guest.inside.jsontext import to_json
 from demo.guest.inside.records import NOTHING, PAYLOAD, SLOT, disk_of, encode
 from demo.guest.proof import Answer, NoAnswer, ask, check, check_disks, wait_for_answer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ANSWER = Answer(
@@ -180,6 +180,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None, max_examples=50)
 @given(VALUES)
 def test_the_guest_writes_json_that_others_read(value: object) -> None:
     assert json.loads(to_json(value)) == value

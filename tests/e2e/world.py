@@ -22,7 +22,7 @@ import httpx
 
 from homeport.disks.images import open_image
 from homeport.disks.nbd.client import NbdClient
-from homeport.domain.machines import Machine
+from homeport.domain.machines import Machine, Power
 from homeport.domain.points import PointId
 from homeport.domain.units import BLOCK, MiB
 from homeport.servers.process import end, read_identity
@@ -70,6 +70,12 @@ class World:
 
     def site(self, name: str) -> QemuSite:
         return QemuSite(getattr(self, name), name=name)
+
+    def kill_machine(self, site: str, name: str = VM) -> None:
+        """SIGKILL of a machine's process: a power cut."""
+        pid = int((getattr(self, site) / name / "run" / "qemu.pid").read_text())
+        os.kill(pid, signal.SIGKILL)
+        self.until(lambda: self.machine(site, name).power is Power.OFF, 10, "the machine to be off")
 
     def machine(self, site: str, name: str = VM) -> Machine:
         return self.site(site).machine(name)

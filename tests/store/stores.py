@@ -28,7 +28,9 @@ def noise(seed: int, length: int) -> bytes:
 
 def blocks(seed: int, count: int) -> bytes:
     """Blocks of which some compress and some don't."""
-    pieces = [noise(seed * 1000 + n, BLOCK) if (seed + n) % 2 else bytes([1 + (seed + n) % 250]) * BLOCK for n in range(count)]
+    pieces = [
+        noise(seed * 1000 + n, BLOCK) if (seed + n) % 2 else bytes([1 + (seed + n) % 250]) * BLOCK for n in range(count)
+    ]
     return b"".join(pieces)
 
 

@@ -70,6 +70,7 @@ class LocalMachine:
 def disk_views(site: QemuSite, machine: Machine) -> Iterator[list[tuple[DiskView, Extents]]]:
     """The disks of a powered-off machine, each with what may differ from any base: everything."""
     folder = site.folder(machine.name)
+    site.serve_origin(machine.name)
     with ExitStack() as stack:
         views: list[tuple[DiskView, Extents]] = []
         for disk in machine.disks:

@@ -450,6 +450,13 @@ class QemuSite:
                 done.append(Tended(name, "hydrated"))
         return done
 
+    def serve_origin(self, name: str) -> None:
+        """For reading the disks of a machine that is off: its recovery point's server runs, where it needs one."""
+        folder = self.folder(name)
+        origin = description.read(folder).description.origin
+        if origin is not None and not origin.hydrated:
+            point_server.ensure(origin.service, folder / "run")
+
     # ── the host ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def facts(self) -> dict[str, Any]:
