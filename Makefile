@@ -1,10 +1,16 @@
-.PHONY: help prepare demo test test-fast lint lock
+.PHONY: help prepare demo test test-fast bench lint lock
 
 help: ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 prepare: ## install what is missing (system packages, .venv)
 	@scripts/prepare
+
+demo: prepare ## the round trip with a real machine; KEEP=1 leaves it running
+	@.venv/bin/python -m demo.round_trip $(if $(KEEP),--keep)
+
+bench: prepare ## boot from a recovery point against a plain boot, 8 and 64 GiB, side by side
+	@.venv/bin/python -m tests.bench.failover
 
 lint: prepare ## ruff and mypy --strict
 	.venv/bin/ruff check src tests demo

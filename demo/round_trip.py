@@ -140,7 +140,7 @@ class Demo:
             replication = self.item().get("replication") or {}
         except (httpx.HTTPError, FileNotFoundError):
             return 0
-        return sum((replication.get("crossed_total") or replication.get("crossed") or {"out": 0}).values())
+        return sum((replication.get("crossed", {"out": 0})).values())
 
     def ask(self, row: Row, port: int, *, not_older_than: int | None = None, exactly: int | None = None) -> int:
         """Ask the running machine; its last record's number."""

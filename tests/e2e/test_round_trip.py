@@ -130,7 +130,7 @@ def test_what_the_source_wrote_after_the_chosen_point_is_undone(world: World) ->
     assert world.hashes("b") == at_chosen
     world.do("commit")
     world.scribble("b", 40)
-    source = {disk: world.read_image("a", disk) for disk in ("disk0", "disk1")}
+    source = {disk: world.read("a", disk) for disk in ("disk0", "disk1")}
     recovery = {disk: world.read("b", disk) for disk in ("disk0", "disk1")}
     differing = blocks_that_differ(source, recovery)
     before = world.crossed()
@@ -155,7 +155,8 @@ def test_what_the_source_wrote_after_the_chosen_point_is_undone(world: World) ->
 def recovery_now(world: World) -> dict[str, bytes]:
     """What the recovery side's store holds as the base of the next replication."""
     store = world.store("b")
-    point = store.head(world.item()["timeline"])
+    newest = max(store.timelines(), key=lambda timeline: timeline.created)
+    point = store.head(newest.id)
     assert point is not None
     reader = store.open(point)
     return {disk: reader.read(disk, 0, size) for disk, size in reader.disks.items()}
@@ -203,11 +204,10 @@ def test_killing_homeport_loses_no_change(world: World) -> None:
     for _ in range(3):
         world.scribble("a", 10)
         job = world.start("point")
-        assert job
         world.kill()
         world.scribble("a", 10)
         world.up()
-        world.until(lambda: world.item()["replication"]["phase"] == "replicating", 60, "replication to go on")
+        world.wait(job)
     point = world.until(world.try_point, 60, "a point")
     assert world.point_hashes("b", point) == world.hashes("a")
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import structlog
 
 from homeport.domain.extents import Extents
@@ -289,9 +290,13 @@ class Cycle:
             return None
         if base == head or head is None:
             return disk.changed.extents
-        if self._spec.same_as is None:
+        if self._spec.same_as is None or reader is None:
             return None
-        apart = self._own_store.open(self._spec.same_as).changed_since(base, disk.id)
+        same = self._own_store.open(self._spec.same_as)
+        if not np.array_equal(same.digests(disk.id).regions(), reader.digests(disk.id).regions()):
+            log.warning("the timeline's base is not the point it was said to be", disk=disk.id, item=self._spec.item)
+            return None
+        apart = same.changed_since(base, disk.id)
         return disk.changed.extents.union(apart).clip(0, disk.size)
 
     def _sample(self, disk: DiskView, candidates: Extents, held: Base | None, seed: str) -> list[int]:

@@ -112,7 +112,9 @@ class ObjectGateway:
         self._server = _Server((host, port), handler)
         self.port = self._server.server_address[1]
         self.url = f"http://{host}:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="object-gateway", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.1,), name="object-gateway", daemon=True
+        )
 
     def start(self) -> None:
         self._thread.start()

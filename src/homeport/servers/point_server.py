@@ -21,6 +21,7 @@ from pathlib import Path
 import structlog
 
 from homeport.disks.nbd.server import NbdServer
+from homeport.disks.nbd.status import status_of
 from homeport.domain.points import PointId
 from homeport.servers.durable import write_durably
 from homeport.servers.process import detach, process_identity
@@ -31,7 +32,8 @@ from homeport.store.timeline import MachineStore
 
 log = structlog.get_logger(__name__)
 
-HOLE_AND_ZERO = 3
+STATUS_RUNS = 4096
+"""Runs in one answer about a disk's holes; a client asks on from where it ends."""
 
 
 class PointExport:
@@ -49,17 +51,8 @@ class PointExport:
         self._reader.read_into(self._disk, offset, buffer)
 
     def status(self, offset: int, length: int) -> list[tuple[int, int]]:
-        """(length, flags) over the range: data 0, hole and zero 3 (NBD protocol, base:allocation)."""
-        answer: list[tuple[int, int]] = []
-        position = offset
-        for start, size in self._data.clip(offset, offset + length):
-            if start > position:
-                answer.append((start - position, HOLE_AND_ZERO))
-            answer.append((size, 0))
-            position = start + size
-        if position < offset + length:
-            answer.append((offset + length - position, HOLE_AND_ZERO))
-        return answer
+        """(length, flags) over the range, as NBD's base:allocation has it."""
+        return status_of(self._data, offset, length, STATUS_RUNS)
 
 
 def serve(specification: Path) -> None:

@@ -25,7 +25,7 @@ from homeport.servers.durable import write_durably
 from homeport.servers.hydration_plan import HydrationPlan
 from homeport.servers.imports import import_base
 from homeport.servers.local_machine import LocalMachine, disk_views
-from homeport.servers.master_target import MasterTarget
+from homeport.servers.master_target import MasterTarget, NothingToRollBack
 from homeport.servers.object_gateway import ObjectGateway
 from homeport.servers.point_services import PointServices
 from homeport.servers.replication import Final, Replication, renewed
@@ -224,7 +224,7 @@ class SiteWork:
         cache = self._newest_cache(item)
         final = cache / "final.json" if cache else None
         if final and final.exists():
-            self._site.power_off(params["vm"])
+            self._stay_off(params["vm"])
             self._stop_replication(params, progress)
             result: Result = json.loads(final.read_bytes())
             return result
@@ -241,12 +241,18 @@ class SiteWork:
             log.warning("planned stop", item=item, code=error.code, cause=error.cause)
             head = replication.head
             replication.stop()
-            self._site.power_off(params["vm"])
+            self._stay_off(params["vm"])
             outcome = Final(head, False, [f"the last changes could not be taken: {error.cause}"])
         with self._lock:
             self._replications.pop(item, None)
         replication.stop()
+        self._stay_off(params["vm"])
         return outcome.to_json()
+
+    def _stay_off(self, vm: str) -> None:
+        """What was stopped for a failover must not come up again beside the machine that goes on elsewhere."""
+        self._site.fence(vm, "it was stopped for a failover")
+        self._site.power_off(vm)
 
     # ── this site's store ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -352,7 +358,10 @@ class SiteWork:
     def _rollback_disks(self, params: Params, progress: Progress) -> Result:
         self._site.power_off(params["vm"])
         machine = self._site.machine(params["vm"])
-        return {"restored": self._master_target.roll_back(self._site.folder(params["vm"]), machine)}
+        try:
+            return {"restored": self._master_target.roll_back(self._site.folder(params["vm"]), machine)}
+        except NothingToRollBack:
+            return {"restored": 0}
 
     def _start_original(self, params: Params, progress: Progress) -> Result:
         vm = params["vm"]

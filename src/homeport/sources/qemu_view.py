@@ -98,8 +98,9 @@ class InstantView(QemuDiskView):
     ) -> None:
         super().__init__(id, address, export, qmp_path, bitmap)
         self._written = written
-        self._reading: set[tuple[int, int]] = set()
-        self._free = threading.Condition()
+        self._readers: dict[int, tuple[int, int]] = {}
+        self._tickets = 0
+        self._turn = threading.Condition()
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         view = buffer.cast("B")
@@ -119,14 +120,23 @@ class InstantView(QemuDiskView):
 
     @contextmanager
     def _alone(self, start: int, end: int) -> Iterator[None]:
-        """Wait until nobody reads any cluster of ``[start, end)``, and keep others out."""
-        wanted = (start // CLUSTER * CLUSTER, -(-end // CLUSTER) * CLUSTER)
-        with self._free:
-            self._free.wait_for(lambda: not any(low < wanted[1] and wanted[0] < high for low, high in self._reading))
-            self._reading.add(wanted)
+        """Wait for whoever came earlier and reads, or will, any cluster of ``[start, end)``."""
+        low, high = start // CLUSTER * CLUSTER, -(-end // CLUSTER) * CLUSTER
+        with self._turn:
+            self._tickets += 1
+            ticket = self._tickets
+            self._readers[ticket] = (low, high)
+            self._turn.wait_for(
+                lambda: (
+                    not any(
+                        earlier < ticket and first < high and low < last
+                        for earlier, (first, last) in self._readers.items()
+                    )
+                )
+            )
         try:
             yield
         finally:
-            with self._free:
-                self._reading.discard(wanted)
-                self._free.notify_all()
+            with self._turn:
+                del self._readers[ticket]
+                self._turn.notify_all()

@@ -20,7 +20,7 @@ from homeport.domain.points import PointId
 from homeport.domain.units import BLOCK
 from homeport.store import layout, names, sealed
 from homeport.store.errors import AlreadyExists, Corrupt, NotFound
-from homeport.store.layout import Layout, Range
+from homeport.store.layout import Layout, Range, contains, crosses
 from homeport.store.names import Segment
 from homeport.store.records import Record, caps, disks_list, merge, pack
 
@@ -45,7 +45,8 @@ class Expired:
 
 def expire(store: MachineStore, timeline: str, drop: Sequence[int]) -> Expired:
     """Drop points of a timeline by number, but never its newest point, one that is leased or that another timeline
-    forks from. Numbers that aren't there: fine. Idempotent, also after a crash. Raises Corrupt, StoreUnavailable."""
+    forks from. Numbers that aren't there: fine. Idempotent, also after a crash. One at a time for a timeline: of two at
+    once, one may give up (its points are in ``kept``). Raises Corrupt, StoreUnavailable."""
     result = Expired()
     for run in _runs(store, timeline, drop, result):
         _thin(store, timeline, run, result)
@@ -115,29 +116,38 @@ def _thin(store: MachineStore, timeline: str, numbers: list[int], result: Expire
         store.objects.put(key, store.seal(key, sealed.THIN, head, sections))
     except AlreadyExists:
         log.info("thinned already", key=key)
+    found = store.scan(timeline)
+    if any(
+        crosses(reach, (first, last)) and not contains((first, last), reach) and not contains(reach, (first, last))
+        for reach in [*found.thins, *found.idle_thins]
+    ):
+        _withdraw(store, timeline, (first, last))
+        result.kept.update(dict.fromkeys(numbers, "someone else drops points here"))
+        return
     result.dropped += numbers
+
+
+def _withdraw(store: MachineStore, timeline: str, reach: Range) -> None:
+    key = names.thin(store.machine, timeline, *reach)
+    store.objects.delete(key)
+    store.forget(key)
 
 
 def _settle(store: MachineStore, timeline: str, result: Expired) -> None:
     """Look again at thinning records after which nothing was deleted yet (just written, or left by a crash): where a
-    point was leased or forked from meanwhile, or somebody else thins across, the record is withdrawn. Then set the
-    boundary: what lies below may be deleted."""
+    point was leased or forked from meanwhile, the record is withdrawn. Then set the boundary: what lies below may be
+    deleted."""
     found = store.scan(timeline)
     protected = _protected(store, timeline)
-    everything = [*found.thins, *found.idle_thins]
-    for reach in everything:
-        inner = [r for r in everything if r != reach and _contains(reach, r)]
+    for reach in found.thins:
+        inner = [r for r in found.idle_thins if contains(reach, r)]
         mine = [n for n in range(reach[0], reach[1] + 1) if not any(a <= n <= b for a, b in inner)]
         if not mine or any(number not in found.records for number in mine):
             continue  # deleting has begun: it was looked at
         held = {number: protected[number] for number in mine if number in protected}
-        crossing = [r for r in everything if _overlap(r, reach) and not _contains(reach, r) and not _contains(r, reach)]
-        if held or crossing:
-            key = names.thin(store.machine, timeline, *reach)
-            store.objects.delete(key)
-            store.forget(key)
-            other = "someone else drops points here" if crossing else "its neighbour must stay"
-            result.kept.update({number: held.get(number, other) for number in mine})
+        if held:
+            _withdraw(store, timeline, reach)
+            result.kept.update({number: held.get(number, "its neighbour must stay") for number in mine})
             result.dropped = [number for number in result.dropped if number not in mine]
     upto = max((last for _, last in store.scan(timeline).thins), default=-1) + 1
     if upto > layout.boundary(store.objects, store.machine, timeline):
@@ -211,14 +221,6 @@ def _absorb(store: MachineStore, found: Layout, numbers: list[int]) -> Range:
 def _range_of(key: str) -> Range:
     first, last = key.rsplit("/", 1)[1].split("-")
     return int(first), int(last)
-
-
-def _overlap(a: Range, b: Range) -> bool:
-    return a[0] <= b[1] and b[0] <= a[1]
-
-
-def _contains(outer: Range, inner: Range) -> bool:
-    return outer[0] <= inner[0] and inner[1] <= outer[1]
 
 
 def leftovers(store: MachineStore, timeline: str) -> list[tuple[str, int]]:

@@ -60,36 +60,48 @@ def scan(objects: Objects, machine: str, timeline: str) -> Layout:
 
 
 def in_force(thins: Iterable[Range], records: set[int]) -> tuple[list[Range], list[Range]]:
-    """Which thinning records count. A longer one replaces those that it contains. Two that overlap otherwise were begun
-    at once by two that knew nothing of each other; at most one of them went on to delete: the one whose numbers are
-    (partly) gone counts, or the first. Returns (in force, idle)."""
+    """Which thinning records count. A longer one replaces those that it contains. Two that cross were begun at once by
+    two that knew nothing of each other, and one of them died before it looked; the other may have begun to delete:
+    the one that covers all numbers that are gone counts. Returns (in force, idle)."""
+    everything = sorted(set(thins), key=lambda reach: (reach[0], -reach[1]))
     force: list[Range] = []
     idle: list[Range] = []
-    for candidate in sorted(set(thins), key=lambda r: (r[0], -r[1])):
-        if not force or candidate[0] > force[-1][1]:
+    for candidate in everything:
+        last = force[-1] if force else None
+        if last is None or candidate[0] > last[1]:
             force.append(candidate)
-        elif candidate[1] <= force[-1][1]:
+        elif candidate[1] <= last[1]:
             idle.append(candidate)
-        elif _executed(candidate, records, idle) and not _executed(force[-1], records, idle):
-            idle.append(force[-1])
-            force[-1] = candidate
         else:
-            idle.append(candidate)
-    # What an idle one replaced may be in force again.
-    covered = [r for r in idle if not any(f[0] <= r[1] and r[0] <= f[1] for f in force)]
-    for candidate in sorted(covered, key=lambda r: (r[0], -r[1])):
-        if not any(f[0] <= candidate[1] and candidate[0] <= f[1] for f in force):
-            force.append(candidate)
-            idle.remove(candidate)
+            own = {reach: _own(reach, everything) for reach in (last, candidate)}
+            gone = (own[last] | own[candidate]) - records
+            weight = {reach: (gone <= own[reach], bool(own[reach]) and min(own[reach]) in gone) for reach in own}
+            if weight[candidate] > weight[last]:
+                force[-1] = candidate
+                idle.append(last)
+            else:
+                idle.append(candidate)
+    # What only an idle one had replaced is in force again.
+    for reach in list(idle):
+        if not any(crosses(reach, other) for other in force):
+            force.append(reach)
+            idle.remove(reach)
     return sorted(force), idle
 
 
-def _executed(candidate: Range, records: set[int], others: list[Range]) -> bool:
-    inner = [r for r in others if candidate[0] <= r[0] and r[1] <= candidate[1]]
-    return any(
-        number not in records and not any(first <= number <= last for first, last in inner)
-        for number in range(candidate[0], candidate[1] + 1)
-    )
+def crosses(one: Range, other: Range) -> bool:
+    """They have a number in common."""
+    return one[0] <= other[1] and other[0] <= one[1]
+
+
+def contains(outer: Range, inner: Range) -> bool:
+    return outer[0] <= inner[0] and inner[1] <= outer[1]
+
+
+def _own(reach: Range, everything: list[Range]) -> set[int]:
+    """The numbers that this record dropped itself, not those that it took over from smaller ones."""
+    inner = [other for other in everything if other != reach and contains(reach, other)]
+    return {n for n in range(reach[0], reach[1] + 1) if not any(first <= n <= last for first, last in inner)}
 
 
 def _number(key: str) -> int:

@@ -117,6 +117,7 @@ class ItemRow(Base):
     job: Mapped[str | None]
     replicate: Mapped[Json | None]
     replication: Mapped[Json] = mapped_column(default=dict)
+    crossed: Mapped[Json] = mapped_column(default=dict)
     test: Mapped[Json | None]
     failover_point: Mapped[str | None]
     recovery_machine: Mapped[Json | None]

@@ -124,7 +124,7 @@ def to_json(core: Core, session: Session, item: ItemRow) -> Json:
             "phase": replication.get("phase", "stopped"),
             "progress": replication.get("progress"),
             "error": error,
-            "crossed": replication.get("crossed", {"out": 0, "in": 0}),
+            "crossed": total_crossed(item.crossed),
         },
         "test": item.test,
         "allowed_operations": [str(operation) for operation in allowed(session, item)],
@@ -133,6 +133,23 @@ def to_json(core: Core, session: Session, item: ItemRow) -> Json:
         "failover_point": item.failover_point,
         "created": item.created.isoformat(),
     }
+
+
+def count_crossed(ledger: Json, site: str, reported: Json) -> Json:
+    """``ledger`` with what a site's server counted since it began: a count that went back is a server that restarted.
+
+    Per site and direction: [bytes in all, bytes by the last report]."""
+    entry = dict(ledger.get(site, {}))
+    for way in ("out", "in"):
+        total, last = entry.get(way, (0, 0))
+        now_counted = int(reported.get(way, 0))
+        entry[way] = [total + (now_counted - last if now_counted >= last else now_counted), now_counted]
+    return {**ledger, site: entry}
+
+
+def total_crossed(ledger: Json) -> Json:
+    """Bytes that crossed between the sites since the item was protected. "out": away from where it ran."""
+    return {way: sum(entry.get(way, (0, 0))[0] for entry in ledger.values()) for way in ("out", "in")}
 
 
 def _error_text(error: Any) -> str | None:

@@ -56,7 +56,8 @@ class WorkUpdate(BaseModel):
 
 class Report(BaseModel):
     """How an item's replication is. ``points``: the whole list of the timeline's points, where it is told.
-    ``rpo_from``: time of the newest complete point. ``crossed``: bytes over the wire between the sites."""
+    ``rpo_from``: time of the newest complete point. ``crossed``: bytes over the wire between the sites for this
+    item, {"out", "in"}, since this server began."""
 
     item: str
     timeline: str
@@ -151,10 +152,12 @@ def report(core: TheCore, site: str, body: Report) -> Json:
     with core.database.write() as session:
         inventory.site(session, site).last_seen = now()
         item = items.find(session, body.item)
+        if body.crossed is not None:
+            item.crossed = items.count_crossed(item.crossed, site, body.crossed)
         if body.timeline != item.timeline or item.replicate is None or item.replicate["at"] != site:
             return {"current": False}
-        fresh = body.model_dump(mode="json", exclude={"item", "timeline", "points"})
-        kept: Json = {name: item.replication[name] for name in ("crossed", "rpo_from") if name in item.replication}
+        fresh = body.model_dump(mode="json", exclude={"item", "timeline", "points", "crossed"})
+        kept: Json = {name: item.replication[name] for name in ("rpo_from",) if name in item.replication}
         item.replication = {**kept, **{name: value for name, value in fresh.items() if value is not None}}
         if body.points is not None:
             try:
