@@ -126,7 +126,7 @@ class Demo:
     @contextmanager
     def step(self, title: str, story: str) -> Iterator[Row]:
         console.print()
-        console.print(Panel(story, title=f"[bold]{title}[/bold]", title_align="left", border_style="cyan"))
+        console.print(Panel(" ".join(story.split()), title=f"[bold]{title}[/bold]", title_align="left", border_style="cyan"))
         row = Row(title)
         before = self.crossed()
         began = time.monotonic()
@@ -245,7 +245,7 @@ def come_home(demo: Demo) -> None:
         "Reprotect",
         "Now Bergen replicates to Oslo. The powered-off disks in Oslo are the base: only differences cross.",
     ) as row:
-        demo.homeport("reprotect", MACHINE, "--yes")
+        demo.homeport("reprotect", MACHINE)
         demo.homeport("status", MACHINE)
         row.rpo = rpo(demo)
         demo.ask(row, PRODUCTION_PORT)
@@ -267,7 +267,7 @@ def come_home(demo: Demo) -> None:
         "Reprotect forward",
         "Oslo replicates to Bergen again. What Bergen held is the base: only differences cross.",
     ) as row:
-        demo.homeport("reprotect", MACHINE, "--yes")
+        demo.homeport("reprotect", MACHINE)
         row.rpo = rpo(demo)
         demo.ask(row, PRODUCTION_PORT)
 

@@ -86,15 +86,16 @@ class FakeAgent:
             return None
         return mark + json.dumps({"return": value}).encode() + b"\n"
 
-    def wait(self, what: str, seconds: float = 20.0) -> None:
-        """Until ``what`` came."""
+    def wait(self, what: str, times: int = 1, seconds: float = 20.0) -> None:
+        """Until ``what`` came so many times."""
         with self.changed:
-            assert self.changed.wait_for(lambda: what in self.log, seconds), self.log
+            assert self.changed.wait_for(lambda: self.log.count(what) >= times, seconds), self.log
 
     def close(self) -> None:
         self._ending = True
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self.path.unlink()
         if self._client:
             try:
                 self._client.shutdown(socket.SHUT_RDWR)
@@ -149,6 +150,8 @@ def test_an_agent_that_does_not_answer_gives_a_crash_consistent_point_with_a_not
             assert fake.frozen == 0, "the watchdog did not thaw what froze late"
         with pytest.raises(FreezeFailed):
             source.begin_point(point(2), point(1), Consistency.APP, strict=True)
+        if deaf == "guest-fsfreeze-freeze":
+            fake.wait("guest-fsfreeze-status", times=2)
         assert left_behind(daemon) == []
         assert names(daemon) == {disk: [(0, False), (1, True)] for disk in ("disk0", "disk1")}
     finally:
@@ -171,6 +174,7 @@ def test_nothing_to_freeze_is_no_app_consistent_point(folder: Path) -> None:
         freeze = Freeze(str(fake.path))
         with pytest.raises(FreezeFailed, match="no file system"):
             freeze.freeze()
+        fake.wait("guest-fsfreeze-status")
     finally:
         fake.close()
 

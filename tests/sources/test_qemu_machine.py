@@ -19,10 +19,12 @@ from homeport.sources.qemu import QemuSource
 pytestmark = pytest.mark.qemu
 
 
-@pytest.fixture
-def machine() -> Iterator[StorageDaemon]:
+@pytest.fixture(params=["shared", "exclusive"])
+def machine(request: pytest.FixtureRequest) -> Iterator[StorageDaemon]:
+    """``shared``: others may write beside the device, as the tests do; ``exclusive``: as machines really run."""
     with storage_daemon() as daemon:
         daemon.stop()
+        share = "on" if request.param == "shared" else "off"
         command = [
             "qemu-system-x86_64",
             "-M",
@@ -42,7 +44,7 @@ def machine() -> Iterator[StorageDaemon]:
             command += ["-blockdev", f"driver=file,node-name={disk}-file,filename={path},discard=unmap"]
             command += ["-blockdev", f"driver={form},node-name={disk}-format,file={disk}-file,discard=unmap"]
             command += ["-blockdev", f"driver=raw,node-name={disk},file={disk}-format,discard=unmap"]
-            command += ["-device", f"virtio-blk-pci,drive={disk},id={disk}-dev,share-rw=on"]
+            command += ["-device", f"virtio-blk-pci,drive={disk},id={disk}-dev,share-rw={share}"]
         daemon.qmp.unlink(missing_ok=True)
         daemon.process = subprocess.Popen(command)
         deadline = time.monotonic() + 30
@@ -64,14 +66,31 @@ def write(machine: StorageDaemon, disk: str, offset: int, data: bytes) -> None:
         assert qmp.wait_event("BLOCK_EXPORT_DELETED", 10)
 
 
-def test_points_of_a_machine_with_devices_up_to_the_last_change_after_its_shutdown(machine: StorageDaemon) -> None:
-    source = QemuSource(
+def source_of(machine: StorageDaemon) -> QemuSource:
+    return QemuSource(
         machine.qmp,
         agent_path=None,
         scratch=machine.folder / "scratch",
         scratch_limit=1 << 26,
         nbd_dir=machine.folder,
     )
+
+
+def test_a_view_is_switched_in_and_out_below_a_device(machine: StorageDaemon) -> None:
+    source = source_of(machine)
+    source.track(point(0))
+    live = source.live()
+    assert content(live) == {disk: bytes(machine.size) for disk in ("disk0", "disk1")}
+    for number in (1, 2):
+        view = source.begin_point(point(number), point(number - 1))
+        assert content(view) == {disk: bytes(machine.size) for disk in ("disk0", "disk1")}
+        source.handed(point(number))
+    assert left_behind(machine) == []
+
+
+@pytest.mark.parametrize("machine", ["shared"], indirect=True)
+def test_points_of_a_machine_with_devices_up_to_the_last_change_after_its_shutdown(machine: StorageDaemon) -> None:
+    source = source_of(machine)
     source.track(point(0))
     view = source.begin_point(point(1), point(0))
     write(machine, "disk0", 0, b"a" * BLOCK)

@@ -479,6 +479,21 @@ def test_qemus_own_nbd_server_is_started_and_used_again(daemon: StorageDaemon) -
     assert left_behind(daemon) == []
 
 
+def test_a_long_folder_for_the_nbd_socket_is_evaded(daemon: StorageDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon.stop()
+    daemon.start(server=False)
+    monkeypatch.setattr("tempfile.tempdir", str(daemon.folder))
+    source = source_of(daemon, nbd_server=None, nbd_dir=daemon.folder / ("d" * 120))
+    source.track(point(0))
+    assert content(source.begin_point(point(1), point(0)))["disk1"] == bytes(daemon.size)
+    source.close()
+    private = next(daemon.folder.glob("homeport-*"))
+    private.chmod(0o755)
+    with pytest.raises(SourceError) as caught:
+        source_of(daemon, nbd_server=None, nbd_dir=daemon.folder / ("d" * 120))
+    assert caught.value.code == "source.nbd-folder"
+
+
 def test_an_nbd_server_at_an_unknown_address_is_named(daemon: StorageDaemon) -> None:
     source = source_of(daemon, nbd_server=None)
     source.track(point(0))

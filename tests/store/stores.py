@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ def noise(seed: int, length: int) -> bytes:
     return np.random.default_rng(seed).bytes(length)
 
 
+@lru_cache(2000)
 def blocks(seed: int, count: int) -> bytes:
     """Blocks of which some compress and some don't."""
     pieces = [

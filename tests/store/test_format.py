@@ -130,7 +130,7 @@ class Reader:
         head = json.loads(directory[4 : 4 + length])
         assert head["frames"] == frames
         assert head["disks"][at] == disk
-        (_, firsts, counts, *_), digests = columns(directory[4 + length :], frames, [2, 8, 1, 4, 4, 1])
+        (_, _, counts, *_), digests = columns(directory[4 + length :], frames, [2, 8, 1, 4, 4, 1])
         start = sum(counts[:number]) * 16
         key = hkdf(self.key, None, b"homeport block digest 1" + lp(self.vault) + lp(self.machine))
         for block in range(counts[number]):
@@ -216,7 +216,6 @@ def test_a_reader_written_from_the_page_restores_points(tmp_path: Path) -> None:
     writer.publish_part(spool_point(writer, 0, spool, None, apply([("disk0", 0, blocks(1, 40))]), size))
     first = [("disk0", 3 * BLOCK, blocks(2, 2)), ("disk1", 3 * BLOCK, noise(1, 512))]
     point = snapshot(add_point(writer, spool, None, apply(first), size))
-    maps = {disk: block_digests(keys, data) for disk, data in now.items()}
     for seed in range(3, 7):
         writes = [("disk0", seed * 4 * BLOCK, blocks(seed, 20)), ("disk0", 5 * BLOCK, bytes(2 * BLOCK))]
         # Shrinks within a block, grows again.
@@ -228,8 +227,9 @@ def test_a_reader_written_from_the_page_restores_points(tmp_path: Path) -> None:
             now["disk1"] = now["disk1"].ljust(6 * BLOCK, b"\0")
         else:
             writes.append(("disk1", 0, noise(seed, BLOCK)))
+        apply(writes)
         maps = {disk: block_digests(keys, data) for disk, data in now.items()}
-        point = snapshot(add_point(writer, spool, point, apply(writes), size, digest_maps=maps if seed == 4 else None))
+        point = snapshot(add_point(writer, spool, point, writes, size, digest_maps=maps if seed == 4 else None))
     store.create_timeline(T2, parent=point)
     fork = store.writer(T2, "two")
     snapshot(add_point(fork, spool, point, apply([("disk1", 4 * BLOCK, noise(9, BLOCK))]), size))
@@ -256,9 +256,9 @@ def test_a_reader_written_from_the_page_restores_points(tmp_path: Path) -> None:
     assert (head["parent"], head["origin"]) == (None, None)
     head, _ = reader.sealed(f"{folder}epoch/{1:010d}", b"HP-EPOCH", b"homeport epoch 1")
     assert (head["epoch"], head["owner"]) == (1, "one")
-    head, sections = reader.sealed(f"{folder}digests/{2:016d}/disk0", b"HP-DIGST", b"homeport digests 1")
+    head, sections = reader.sealed(f"{folder}digests/{3:016d}/disk0", b"HP-DIGST", b"homeport digests 1")
     assert (head["size"], head["regions"]) == (50 * BLOCK, 1)
     key = hkdf(reader.key, None, b"homeport region digest 1" + lp(reader.vault) + lp(MACHINE))
     assert blake3(sections[1].ljust(BLOCK, b"\0"), key=key).digest(16) == sections[0]
-    expected_digests = block_digests(keys, expected[PointId(T1, 2)]["disk0"])
+    expected_digests = block_digests(keys, expected[PointId(T1, 3)]["disk0"])
     assert np.array_equal(np.frombuffer(sections[1], np.uint8).reshape(-1, 16), expected_digests)

@@ -415,7 +415,9 @@ class World:
 
     # the operator; a vault that is being killed is asked again
 
-    def call(self, method: str, path: str, body: Json | None = None, *, status: int | None = None, **query: Any) -> Json:
+    def call(
+        self, method: str, path: str, body: Json | None = None, *, status: int | None = None, **query: Any
+    ) -> Json:
         last: Exception | None = None
         for _ in range(600):
             try:

@@ -56,9 +56,7 @@ def test_of_two_failovers_at_once_the_second_is_refused_and_names_the_first(worl
     with ThreadPoolExecutor(2) as pool:
         clients = [httpx.Client(base_url=world.url, headers=world.client.headers, timeout=30) for _ in range(2)]
         body = {"point": "latest-processed", "shutdown": False}
-        answers = list(
-            pool.map(lambda client: client.post("/v1/items/web/operations/failover", json=body), clients)
-        )
+        answers = list(pool.map(lambda client: client.post("/v1/items/web/operations/failover", json=body), clients))
     assert sorted(answer.status_code for answer in answers) == [202, 409]
     refused = next(answer.json() for answer in answers if answer.status_code == 409)
     accepted = next(answer.json() for answer in answers if answer.status_code == 202)
@@ -234,7 +232,7 @@ def test_failover_goes_on_without_the_source_site_and_says_so(world: World) -> N
     begun = time.monotonic()
     done = world.run("failover", {"shutdown": False, "point": "latest-processed"})
     assert time.monotonic() - begun < 6
-    assert done["result"]["notes"][0]["code"] == "site.unreachable"
+    assert "site.unreachable" in done["result"]["notes"][0]
     assert [task["state"] for task in done["tasks"]] == ["skipped", "succeeded", "succeeded", "succeeded"]
     world.expect("FailoverCommitPending", active_site="west")
     world.run("commit")
@@ -382,7 +380,7 @@ def test_disable_works_with_both_sites_gone(world: World) -> None:
     world.west.die()
     world.until(lambda: not any(site["connected"] for site in world.call("GET", "/sites")["sites"]))
     done = world.run("disable")
-    assert [note["code"] for note in done["result"]["notes"]]
+    assert len(done["result"]["notes"]) == 3
     assert world.call("GET", "/items")["items"] == []
     assert world.call("GET", f"/items/{done['item']}")["state"] == "Unprotected"
 

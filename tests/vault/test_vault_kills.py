@@ -1,8 +1,8 @@
 """The kill matrix: the vault dies by SIGKILL before, after and past the record of every step of every operation.
 
 One trip goes through all operations, their failures and their cancels; it is made once per moment, and in each the
-vault kills itself at every step the first time it comes there. The sites' servers live on in this process, keep count,
-and assert what must never happen (writing disks in use, a machine started before replication ended, a fence going back).
+vault kills itself at every step the first time it comes there. The sites' servers live on in this process and assert
+what must never happen: disks in use written, a machine started before replication ended, a fence going back.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def test_a_machine_is_protected_drilled_failed_over_reprotected_and_brought_home
     item = world.expect("ReverseProtected", direction="reverse", active_site="west")
     second = item["timeline"]
     assert world.east.machines["web"].fenced
-    kind, params = next(call for call in world.east.calls if call[0] == "import-base")
+    _, params = next(call for call in world.east.calls if call[0] == "import-base")
     assert (params["parent"], params["origin"], params["timeline"]) == (None, three_back, second)
     params = world.west.replications[item["id"]]
     assert params["tracker_base"] == three_back
@@ -57,14 +57,14 @@ def test_a_machine_is_protected_drilled_failed_over_reprotected_and_brought_home
     done = world.run("failback")
     item = world.expect("FailbackCommitPending", active_site="east", allowed_operations=["commit"])
     home_point = done["result"]["point"]
-    kind, params = next(call for call in world.east.calls if call[0] == "write-disks")
+    _, params = next(call for call in world.east.calls if call[0] == "write-disks")
     assert (params["base"], params["point"]) == (f"{second}/0", home_point)
     assert world.east.machines["web"].running
     assert not world.west.machines["web"].running
     world.run("commit")
     item = world.expect("FailbackCommitted", allowed_operations=["reprotect", "disable"], recovery_machine=None)
     assert "web" not in world.west.machines
-    kind, params = next(call for call in world.west.calls if call[0] == "import-base")
+    _, params = next(call for call in world.west.calls if call[0] == "import-base")
     assert (params["parent"], params["origin"]) == (three_back, home_point)
     third = params["timeline"]
 

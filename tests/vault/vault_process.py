@@ -84,7 +84,17 @@ def serve(state: str, port: int, faults: str) -> None:
 
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["vault_process"])
+# Installed modules only: Python 3.11's fork server does not get this process's sys.path.
+_context.set_forkserver_preload(
+    [
+        "homeport.vault.app",
+        "httpx",
+        "uvicorn",
+        "uvicorn.loops.auto",
+        "uvicorn.protocols.http.auto",
+        "uvicorn.lifespan.off",
+    ]
+)
 
 
 class KillableVault:
@@ -114,7 +124,7 @@ class KillableVault:
     def _keep(self) -> None:
         while not self._stopped.is_set():
             assert self._process is not None
-            self._process.join(0.5)
+            self._process.join(0.2)
             code = self._process.exitcode
             if code is None or self._stopped.is_set():
                 continue

@@ -91,11 +91,17 @@ class GuestAgent:
 
     def freeze(self, timeout: float | None = None) -> int:
         """Freeze the guest's file systems; how many. They stay frozen until :meth:`thaw`, whoever dies."""
-        return int(self.command("guest-fsfreeze-freeze", timeout=timeout))
+        return self._count("guest-fsfreeze-freeze", timeout)
 
     def thaw(self, timeout: float | None = None) -> int:
         """Thaw them; how many were frozen."""
-        return int(self.command("guest-fsfreeze-thaw", timeout=timeout))
+        return self._count("guest-fsfreeze-thaw", timeout)
+
+    def _count(self, name: str, timeout: float | None) -> int:
+        answer = self.command(name, timeout=timeout)
+        if not isinstance(answer, int):
+            raise AgentSilent(f"{self._name}: {name}: the answer is another command's: {answer!r}")
+        return answer
 
     def freeze_status(self) -> str:
         """ "thawed" or "frozen"."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,17 +25,23 @@ _GONE_WITHIN = 30.0
 def nbd_address(folder: Path, qmp_path: Path) -> Path:
     """The socket of the NBD server in the QEMU at ``qmp_path``: one name per machine, found again after a restart.
 
-    Raises SourceError where QEMU could not bind it.
+    Where ``folder`` is too long for QEMU to bind a socket in it, a private folder of this user's below the system's one
+    for temporary files is used instead. Raises SourceError where that one belongs to somebody else.
     """
-    mark = hashlib.blake2s(os.fsencode(os.path.abspath(qmp_path)), digest_size=4).hexdigest()
+    mark = hashlib.blake2s(os.fsencode(os.path.abspath(qmp_path)), digest_size=6).hexdigest()
     address = folder / f"hp-{mark}.nbd"
-    if len(os.fsencode(address)) > LONGEST:
+    if len(os.fsencode(address)) <= LONGEST:
+        return address
+    private = Path(tempfile.gettempdir()) / f"homeport-{os.getuid()}"
+    private.mkdir(mode=0o700, exist_ok=True)
+    found = private.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise SourceError(
-            f"{address} is longer than a unix socket's path may be ({LONGEST} bytes)",
+            f"{private} is not a private folder of this user",
             code="source.nbd-folder",
-            remedy="Choose a folder with a shorter path for the NBD sockets.",
+            remedy=f"Remove it, or choose a shorter path than {folder} for Homeport's state.",
         )
-    return address
+    return private / address.name
 
 
 def start_server(qmp: Qmp, address: Path) -> None:

@@ -20,6 +20,7 @@ FROZEN_AT_MOST = 10.0
 _ANSWER = 5.0
 _FREEZE = 8.0
 _START = 15.0
+_TOO_LONG = "the instant was not taken while the guest was frozen for certain: the watchdog thawed it"
 
 
 class Freeze:
@@ -46,20 +47,32 @@ class Freeze:
         except (AgentSilent, AgentError) as error:
             self.close(frozen=True)
             raise FreezeFailed(f"the guest did not freeze: {error}") from error
-        if not frozen:
+        if not frozen or self._watchdog_acts():
             self.close(frozen=True)
-            raise FreezeFailed("the guest agent found no file system to freeze")
+            raise FreezeFailed(_TOO_LONG if frozen else "the guest agent found no file system to freeze")
 
     def thaw(self) -> str:
         """Thaw and let the watchdog go. The reason why the freeze can't be relied upon, or "" where it held."""
+        if self._watchdog_acts():
+            self.close(frozen=True)
+            return _TOO_LONG
         try:
             thawed = self._agent.thaw()
         except (AgentSilent, AgentError) as error:
             log.warning("the guest did not thaw; the watchdog goes on", reason=str(error))
             self.close(frozen=True)
             return f"the guest did not confirm its thaw: {error}"
+        if self._watchdog_acts():  # the answer may have been meant for it
+            self.close(frozen=True)
+            return _TOO_LONG
         self.close(frozen=False)
         return "" if thawed else "the file systems were thawed before the point's instant was taken"
+
+    def _watchdog_acts(self) -> bool:
+        """Whether the watchdog thaws (or died): the connection is its own then."""
+        stdout = self._watchdog.stdout
+        assert stdout is not None
+        return bool(select.select([stdout], [], [], 0)[0])
 
     def close(self, frozen: bool) -> None:
         """Let go of the agent. ``frozen``: something may be frozen still: the watchdog sees to it at once, not we."""

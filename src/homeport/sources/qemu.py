@@ -76,7 +76,9 @@ class QemuSource:
         self._scratch = Path(scratch)
         self._scratch_limit = scratch_limit
         self._own_server = nbd_server is None
-        self._address = Path(nbd_server) if nbd_server else exports.nbd_address(Path(nbd_dir), self._qmp_path)
+        self._address = (
+            Path(nbd_server) if nbd_server else exports.nbd_address(Path(nbd_dir).absolute(), self._qmp_path)
+        )
         self._open: list[QemuDiskView] = []
         self._live: list[QemuDiskView] = []
 

@@ -8,7 +8,8 @@ one client at a time, so it inherits the very connection over which its parent f
 speak at once, and the thaw reaches the agent after the freeze. Only where that connection is dead it makes a new one.
 
 It answers "ready" on stdout, then waits for the word "done" on stdin: exit 0. Without it, after N seconds or as soon as
-the pipe's other end closes, it thaws, again and again until the agent says so or ten minutes have passed: exit 3 or 4.
+the pipe's other end closes, it says "thawing" and thaws, again and again until the agent confirms it (exit 3). It gives
+up (exit 4) after ten minutes, or when nothing listens at the socket any more: the machine's process ended.
 """
 
 from __future__ import annotations
@@ -49,15 +50,19 @@ def told(descriptor: int, seconds: float) -> bool:
 
 
 def thaw(path: str, inherited: socket.socket) -> bool:
-    """Thaw until the agent confirms it. False after ten minutes."""
+    """Thaw until the agent confirms it. False after ten minutes, or when the machine's process is gone."""
     deadline = time.monotonic() + _PATIENCE
     connection: socket.socket | None = inherited
     while time.monotonic() < deadline:
-        with contextlib.suppress(AgentSilent, AgentError):  # tried again until the deadline, which is reported
+        try:
             agent = GuestAgent.on(connection, _ANSWER) if connection else GuestAgent(path, _ANSWER)
             with agent:
                 agent.thaw()
-                return agent.freeze_status() == "thawed"
+                if agent.freeze_status() == "thawed":
+                    return True
+        except (AgentSilent, AgentError) as error:
+            if isinstance(error.__cause__, FileNotFoundError | ConnectionRefusedError):
+                return False
         connection = None
         time.sleep(_AGAIN)
     return False
@@ -76,6 +81,9 @@ def main() -> int:
     os.write(sys.stdout.fileno(), b"ready\n")
     if told(sys.stdin.fileno(), given.seconds):
         return 0
+    # Said before the connection is used: from here on its other holder can't tell whose answers it reads.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(sys.stdout.fileno(), b"thawing\n")
     return THAWED if thaw(given.agent, inherited) else GAVE_UP
 
 

@@ -7,6 +7,7 @@ All heavy steps let go of the interpreter's lock; threads that write side by sid
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import shutil
@@ -129,7 +130,8 @@ class PointBuilder:
                 (frame.first, frame.count, place.segment.seq, 0, place.offset, place.length, place.number, 0)
                 for frame, place in zip(frames, places, strict=True)
             ]
-        rows += [(first + start, stop - start, ZERO, 0, 0, 0, 0, 0) for start, stop in _runs(~live, first, 0)]
+        if not live.all():
+            rows += [(first + start, stop - start, ZERO, 0, 0, 0, 0, 0) for start, stop in _runs(~live, first, 0)]
         with self._lock:
             self._rows.setdefault(disk, []).extend(rows)
 
@@ -315,6 +317,10 @@ class PointBuilder:
 
 def _runs(mask: NDArray[np.bool_], first: int, cut: int) -> list[tuple[int, int]]:
     """Runs of True as ``(start, stop)``; with ``cut``, also cut at multiples of it (counted from the disk's start)."""
+    total = len(mask)
+    if mask.all():  # mostly
+        edges = [0, *range(cut - first % cut, total, cut), total] if cut else [0, total]
+        return list(itertools.pairwise(edges))
     blocks = np.flatnonzero(mask)
     if not len(blocks):
         return []

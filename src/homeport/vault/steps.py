@@ -194,7 +194,7 @@ class Run:
         self.params: Json = row.params
         self.before = row.before
         self.transition: Transition = transition(workflow.operation, row.before, row.direction)
-        self.notes: list[Json] = []
+        self.notes: list[str] = []
 
     def drive(self, body: Body) -> None:
         """Runs ``body`` to a documented end, whatever happens in it."""
@@ -243,7 +243,7 @@ class Run:
         outcome = self._recorded(name, effect, cancellable, optional=True)
         note = outcome.get("error")
         if note is not None:
-            self.notes.append({"step": name, **note})
+            self.notes.append(f"{self.workflow.steps[name]}: {note['cause']} ({note['code']})")
         return Attempt(outcome.get("value"), note)
 
     def finish(self, result: Json | None = None, *, state: State | None = None, **changes: Any) -> None:
@@ -260,7 +260,9 @@ class Run:
         self._end("fail", "failed", state or self.transition.failed, changes, **values)
 
     def _result(self, result: Json | None) -> Json | None:
-        return {**(result or {}), "notes": self.notes} if result or self.notes else None
+        """What the job's result says; its notes in words, those of best-effort steps after the sites' own."""
+        told = [str(note) for note in (result or {}).get("notes", [])]
+        return {**(result or {}), "notes": [*told, *self.notes]} if result or self.notes else None
 
     def _end(self, step: str, state: str, item_state: State, changes: Json, **values: Any) -> None:
         def effect(context: Step) -> None:
@@ -296,7 +298,7 @@ class Run:
     def _perform(self, name: str, effect: Effect, cancellable: bool, optional: bool) -> Json:
         step = Step(self.core, self.job, self.item, name)
         self._fault(name, "before")
-        if cancellable and step.cancel_wanted():
+        if cancellable and not self._began(name) and step.cancel_wanted():
             return {"cancelled": True}
         self._open_task(name)
         outcome: Json
@@ -312,6 +314,12 @@ class Run:
         self._fault(name, "after")
         self._close_task(name, outcome, optional)
         return outcome
+
+    def _began(self, name: str) -> bool:
+        """Whether the effect may have been had before a kill: then it is had again and recorded, cancel or not, so that
+        the operation knows what there is to undo."""
+        with self.core.database.read() as session:
+            return session.get(TaskRow, (self.job, name)) is not None
 
     def _open_task(self, name: str) -> None:
         title = self.workflow.steps[name]

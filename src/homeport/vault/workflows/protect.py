@@ -88,7 +88,7 @@ def forget_both(facts: Facts) -> Effect:
     """Each site forgets what it kept for the item; one that can't be reached does not keep the other from it."""
 
     def effect(step: Step) -> Json:
-        trouble: list[Json] = []
+        trouble: list[str] = []
         for site in (facts.home, facts.away):
             params = {
                 "vm": facts.vm,
@@ -100,7 +100,7 @@ def forget_both(facts: Facts) -> Effect:
                     raise HomeportError(f"The configuration server of site {site!r} is not there; not asked.")
                 step.ask(site, "forget", params, limit=step.core.timeouts.forget)
             except HomeportError as error:
-                trouble.append(error.to_json())
+                trouble.append(f"{error.cause} ({error.code})")
         return {"notes": trouble}
 
     return effect

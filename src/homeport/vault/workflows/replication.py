@@ -143,6 +143,9 @@ def wait_for_point(timeline: str, above: int) -> Effect:
             if step.cancel_wanted():
                 raise Cancelled
             progress = replication.get("progress")
+            if replication.get("error"):
+                trouble = f"replication is in trouble and tries again: {replication['error'].get('cause')}"
+                progress = {"done": 0, "total": 0, "unit": "bytes", **(progress or {}), "text": trouble}
             if progress is not None and progress != shown[0]:
                 shown[0] = progress
                 step.progress(progress)
