@@ -121,6 +121,12 @@ class Demo:
         points: list[dict[str, Any]] = self.api(f"/v1/items/{MACHINE}/points")["points"]
         return points
 
+    def point_of(self, kind: str) -> str:
+        """The recovery point that the last job of this kind chose."""
+        jobs = [job for job in self.api("/v1/jobs")["jobs"] if job["kind"] == kind]
+        point: str = max(jobs, key=lambda job: job["created"])["result"]["point"]
+        return point
+
     # ── measuring ───────────────────────────────────────────────────────────────────────────────────────────────
 
     @contextmanager
@@ -236,7 +242,7 @@ def planned_failover(demo: Demo) -> None:
         row.rto = f"{time.monotonic() - began:.1f} s"
         row.rpo = "0 (nothing lost)"
         demo.ask(row, PRODUCTION_PORT, exactly=last)
-        same_disks(demo, demo.oslo, demo.bergen, demo.item()["failover_point"])
+        same_disks(demo, demo.oslo, demo.bergen, demo.point_of("failover"))
         demo.homeport("commit", MACHINE, "--yes")
 
 
@@ -261,7 +267,7 @@ def come_home(demo: Demo) -> None:
         row.rto = f"{time.monotonic() - began:.1f} s"
         row.rpo = "0 (nothing lost)"
         demo.ask(row, PRODUCTION_PORT, exactly=last)
-        same_disks(demo, demo.bergen, demo.oslo, demo.item()["failover_point"])
+        same_disks(demo, demo.bergen, demo.oslo, demo.point_of("failback"))
         demo.homeport("commit", MACHINE, "--yes")
     with demo.step(
         "Reprotect forward",

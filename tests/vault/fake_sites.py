@@ -436,9 +436,9 @@ class World:
         return found
 
     def begin(self, operation: str, body: Json | None = None, *, status: int = 202) -> Json:
-        """A job's id lost to a kill is found again: the operation is running, or has run."""
+        """The accepted job; or the refusal, where one is expected."""
         found = self.call("POST", f"/items/web/operations/{operation}", body or {}, status=status)
-        return found["job"] if "job" in found else found
+        return found.get("job", found)
 
     def wait(self, job: str, seconds: float = 60) -> Json:
         """The job when it has ended."""

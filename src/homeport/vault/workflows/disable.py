@@ -1,4 +1,7 @@
-"""Disable: replication ends and both sites forget the item; machines stay as they are."""
+"""Disable: replication ends and both sites forget the item; machines stay as they are.
+
+A test machine can't be there: until it is cleaned up, cleanup is all that is allowed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from homeport.vault.workflows.protect import forget_both
 
 STEPS = {
     "stop-replication": "Stop replication",
-    "remove-test-machine": "Remove the test machine",
     "forget": "Forget the machine at both sites",
 }
 
@@ -19,11 +21,5 @@ STEPS = {
 def disable(run: Run) -> None:
     facts = run.begin()
     run.attempt("stop-replication", replication.stop_replication(facts.active), cancellable=False)
-    if facts.test is not None:
-        run.attempt(
-            "remove-test-machine",
-            replication.remove_machine(facts.away, facts.test["machine"]),
-            cancellable=False,
-        )
     forgotten = run.attempt("forget", forget_both(facts), cancellable=False)
-    run.finish(forgotten.value, removed=now(), test=None, replicate=None, ties={"pending": None})
+    run.finish(forgotten.value, removed=now(), replicate=None, ties={"pending": None})
