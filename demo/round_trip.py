@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,8 @@ class Demo:
     @contextmanager
     def step(self, title: str, story: str) -> Iterator[Row]:
         console.print()
-        console.print(Panel(" ".join(story.split()), title=f"[bold]{title}[/bold]", title_align="left", border_style="cyan"))
+        story = " ".join(story.split())
+        console.print(Panel(story, title=f"[bold]{title}[/bold]", title_align="left", border_style="cyan"))
         row = Row(title)
         before = self.crossed()
         began = time.monotonic()
@@ -240,7 +242,7 @@ def planned_failover(demo: Demo) -> None:
         demo.homeport("failover", MACHINE, "--yes")
         wait_for_answer(f"http://127.0.0.1:{PRODUCTION_PORT}/", 180)
         row.rto = f"{time.monotonic() - began:.1f} s"
-        row.rpo = "0 (nothing lost)"
+        row.rpo = "0, none lost"
         demo.ask(row, PRODUCTION_PORT, exactly=last)
         same_disks(demo, demo.oslo, demo.bergen, demo.point_of("failover"))
         demo.homeport("commit", MACHINE, "--yes")
@@ -265,7 +267,7 @@ def come_home(demo: Demo) -> None:
         demo.homeport("failback", MACHINE, "--yes")
         wait_for_answer(f"http://127.0.0.1:{PRODUCTION_PORT}/", 180)
         row.rto = f"{time.monotonic() - began:.1f} s"
-        row.rpo = "0 (nothing lost)"
+        row.rpo = "0, none lost"
         demo.ask(row, PRODUCTION_PORT, exactly=last)
         same_disks(demo, demo.bergen, demo.oslo, demo.point_of("failback"))
         demo.homeport("commit", MACHINE, "--yes")
@@ -288,15 +290,14 @@ def disaster(demo: Demo) -> None:
         before = ask(f"http://127.0.0.1:{PRODUCTION_PORT}/", 30).last
         demo.homeport("point", MACHINE)
         lose(demo.oslo)
+        lost_at = datetime.now(UTC)
         began = time.monotonic()
         demo.homeport("failover", MACHINE, "--no-shutdown", "--point", "latest-processed", "--yes")
         wait_for_answer(f"http://127.0.0.1:{PRODUCTION_PORT}/", 180)
         row.rto = f"{time.monotonic() - began:.1f} s"
         demo.ask(row, PRODUCTION_PORT, not_older_than=before)
-        row.rpo = "see `status`"
-        item = demo.item()
-        if item.get("rpo_seconds") is not None:
-            row.rpo = f"{item['rpo_seconds']:.0f} s"
+        newest = datetime.fromisoformat(demo.item()["last_point"]["time"])
+        row.rpo = f"{(lost_at - newest).total_seconds():.1f} s lost"
         demo.homeport("status", MACHINE)
 
 

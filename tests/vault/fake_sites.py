@@ -81,6 +81,7 @@ class FakeSite:
         self._fences: dict[str, int] = {}
         self._in_hand: set[str] = set()
         self._lock = threading.RLock()
+        self._reports = threading.Lock()
         self._alive = threading.Event()
         self._threads: list[threading.Thread] = []
         self._client = httpx.Client(timeout=40)
@@ -198,6 +199,11 @@ class FakeSite:
                 threading.Event().wait(0.1)
 
     def _report_one(self, params: Json) -> None:
+        """One at a time: an older list told after a newer one would take points away for a moment."""
+        with self._reports:
+            self._tell(params)
+
+    def _tell(self, params: Json) -> None:
         store = self.world.sites[params["store"]["site"]]
         timeline = store.timelines.get(params["timeline"])
         if timeline is None:
@@ -493,7 +499,7 @@ class World:
             point = other.add_point(self.item()["timeline"])
         for params in list(active.replications.values()):
             active._report_one(params)
-        assert str(point) in [each["id"] for each in self.points()]
+        self.until(lambda: str(point) in [each["id"] for each in self.points()])
 
     def points(self) -> list[Json]:
         found: list[Json] = self.call("GET", "/items/web/points")["points"]

@@ -82,6 +82,8 @@ class LocalObjects:
         """Make the folder durable and clear staged leftovers of long-dead processes, once."""
         with self._lock:
             if self.path in self._durable:
+                if not self.path.is_dir():  # taken away under us: making it anew would look like an empty store
+                    raise StoreUnavailable(f"there is no folder {self.path} any more")
                 return
             staging = self.path / STAGING
             try:
