@@ -67,7 +67,9 @@ class ConfigurationServer:
                 if not greeted:
                     self._greet()
                     greeted = True
-                response = self._client.get(f"/v1/agent/{self.site}/work", params={"wait": POLL_SECONDS})
+                with self._lock:
+                    have = ",".join(sorted(self._busy))
+                response = self._client.get(f"/v1/agent/{self.site}/work", params={"wait": POLL_SECONDS, "have": have})
                 response.raise_for_status()
                 for work in response.json()["work"]:
                     self._accept(work)

@@ -199,7 +199,8 @@ class Cycle:
         head = self._head
         number = head.number + 1 if head and head.timeline == self._spec.timeline else 1
         point = PointId(self._spec.timeline, number)
-        base, reader = self._tracker_base(head)
+        base = self._tracker_base(head)
+        reader = self._reader(head, base)
         view = self._source.begin_point(point, base, consistency, incarnation=self._incarnation_of(base, reader))
         try:
             spooled, found_by, complete = self._build(view, head, base, reader, tags)
@@ -218,15 +219,25 @@ class Cycle:
             found_by, notes,
         )  # fmt: skip
 
-    def _tracker_base(self, head: PointId | None) -> tuple[PointId, PointReader | None]:
-        """What to ask the tracker for, and the point in the store to compare with."""
+    def _tracker_base(self, head: PointId | None) -> PointId:
+        """What to ask the tracker for."""
         if head is None:
-            return PointId(self._spec.timeline, 0), None
-        reader = None if self._pending else self._store.open(head)
+            return PointId(self._spec.timeline, 0)
         start = head.timeline != self._spec.timeline or head.number == 0
         if start and self._spec.tracker_base and head not in self._source.tracked():
-            return self._spec.tracker_base, reader
-        return head, reader
+            return self._spec.tracker_base
+        return head
+
+    def _reader(self, head: PointId | None, base: PointId) -> PointReader | None:
+        """The head as it lies in the store, to compare with; None where the tracker and the digest files will do (a
+        point that waits in the cache can't be read there yet)."""
+        if head is None or self._pending:
+            return None
+        usual = base == head and self._incarnation is not None and not self._resync
+        return None if usual and self._digests_valid_for(head) else self._store.open(head)
+
+    def _digests_valid_for(self, point: PointId) -> bool:
+        return bool(self._files) and all(file.valid_for == str(point) for file in self._files.values())
 
     def _incarnation_of(self, base: PointId, reader: PointReader | None) -> str | None:
         """What the tracker of a point of this timeline must be, by the point's own record. A machine that was started
@@ -319,6 +330,8 @@ class Cycle:
         if valid and known(file.digests).all():
             self._walk(disk, builder, FileBase(file.digests), whole, allocated)
             return "digests at the process server"
+        if reader is None and self._head is not None and not self._pending:
+            reader = self._store.open(self._head)
         if reader is None:
             file.reset(UNKNOWN)
             self._walk(disk, builder, FileBase(file.digests), whole, allocated)

@@ -62,6 +62,7 @@ def run(state: Path, port: int | None = None) -> None:
     while not stop.wait(0.2):
         sites.reconcile()
     sites.stop()
+    vault.core.signal.stop()  # long polls answer, so that the API can end
     server.should_exit = True
     thread.join(timeout=5)
     vault.stop()
