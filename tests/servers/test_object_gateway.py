@@ -105,3 +105,18 @@ def test_a_connection_that_broke_is_made_again(gateway: ObjectGateway, objects: 
 def test_a_path_outside_the_store_is_refused(objects: RemoteObjects) -> None:
     status, _, _ = objects._request("GET", "/objects/../token", None, {})
     assert status == 400
+
+
+def test_half_an_object_never_gets_a_key(gateway: ObjectGateway, objects: RemoteObjects) -> None:
+    """The sender is killed in the middle of an upload: what arrived is dropped, and the key stays free."""
+    with socket.create_connection(("127.0.0.1", gateway.port)) as connection:
+        connection.sendall(
+            b"PUT /objects/p/1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token\r\nContent-Length: 1000\r\n\r\n"
+        )
+        connection.sendall(b"half")
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1000) == b"", "no answer: it was not stored"
+    with pytest.raises(NotFound):
+        objects.get("p/1")
+    objects.put("p/1", b"whole")
+    assert objects.get("p/1") == b"whole"

@@ -174,7 +174,8 @@ class ConfigurationServer:
                         return
                     log.warning("report not delivered", site=self.site, error=str(error))
                     with self._lock:
-                        self._reports.setdefault(report["item"], report)
+                        newer = self._reports.get(report["item"])
+                    self._report(report if newer is None else {**report, **newer})
                     self._stop.wait(RECONNECT_AFTER)
                     self._reported.set()
 

@@ -275,6 +275,10 @@ class Cycle:
     ) -> str:
         file = self._file(disk)
         valid = file.valid_for == (str(head) if head else PARTS)
+        if self._is_new(disk, head, reader):
+            file.reset(0)
+            self._walk(disk, builder, FileBase(file.digests), Extents.whole(disk.size), self._allocated(disk))
+            return "a new disk"
         candidates = self._candidates(disk, base, head, reader)
         if candidates is not None:
             held: Base
@@ -293,6 +297,14 @@ class Cycle:
             log.warning("the tracker missed changes", disk=disk.id, blocks=wrong, item=self._spec.item)
         return self._compare_all(disk, file, valid, reader, builder, complete)
 
+    def _is_new(self, disk: DiskView, head: PointId | None, reader: PointReader | None) -> bool:
+        """A disk that the head does not have: it was added to the machine since."""
+        if head is None or disk.changed.knowledge is Knowledge.EXTENTS:
+            return False
+        if reader is None and not self._pending:
+            reader = self._store.open(head)
+        return reader is not None and disk.id not in reader.disks
+
     def _candidates(
         self, disk: DiskView, base: PointId, head: PointId | None, reader: PointReader | None
     ) -> Extents | None:
@@ -304,6 +316,8 @@ class Cycle:
         if self._spec.same_as is None or reader is None:
             return None
         same = self._own_store.open(self._spec.same_as)
+        if disk.id not in same.disks or disk.id not in reader.disks:
+            return None
         if not np.array_equal(same.digests(disk.id).regions(), reader.digests(disk.id).regions()):
             log.warning("the timeline's base is not the point it was said to be", disk=disk.id, item=self._spec.item)
             return None

@@ -12,12 +12,21 @@ def write_durably(path: Path, content: bytes, mode: int = 0o600) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
-        os.write(file, content)
+        write_all(file, content, 0)
         os.fsync(file)
     finally:
         os.close(file)
     os.replace(draft, path)
     sync_folder(path.parent)
+
+
+def write_all(file: int, content: bytes | bytearray | memoryview, offset: int) -> None:
+    """All of ``content`` at ``offset``: a single write may stop short on a full disk without an error."""
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(file, view, offset)
+        view = view[written:]
+        offset += written
 
 
 def sync_folder(folder: Path) -> None:

@@ -46,11 +46,8 @@ def import_base(
             return info, info.logical_bytes
     store.create_timeline(timeline, parent=parent, origin=origin)
     writer = store.writer(timeline, owner)
-    pending = spooled_points(spool)
-    if pending:
-        info = writer.publish(pending[0])
-        pending[0].remove()
-        return info, info.logical_bytes
+    for left in spooled_points(spool):
+        left.remove()  # of an earlier try: the disks may have changed since
     total = sum(candidates.total for _, candidates in views)
     done = [0]
 
@@ -64,7 +61,7 @@ def import_base(
     for view, candidates in views:
         blocks = -(-view.size // BLOCK)
         base: Base
-        if reader is None:
+        if reader is None or view.id not in reader.disks:
             base = Blank()
             held: Digests = np.zeros((blocks, 16), np.uint8)
         else:

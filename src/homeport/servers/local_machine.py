@@ -42,7 +42,7 @@ class LocalMachine:
             agent_path=str(self._site.agent_socket(self._vm)),
             scratch=self._scratch,
             scratch_limit=SCRATCH_LIMIT,
-            nbd_dir=self._scratch,
+            nbd_dir=self._site.folder(self._vm) / "run",  # QEMU keeps its first address for as long as it lives
             nbd_server=server,
         )
 

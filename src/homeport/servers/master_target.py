@@ -19,30 +19,38 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from homeport.disks.images import Image, open_image
 from homeport.domain.errors import HomeportError
 from homeport.domain.extents import Extents
 from homeport.domain.machines import Machine
 from homeport.domain.points import PointId
-from homeport.domain.units import MiB
-from homeport.servers.durable import sync_folder, write_durably
+from homeport.domain.units import BLOCK, MiB
+from homeport.servers.difference import PointBase
+from homeport.servers.durable import sync_folder, write_all, write_durably
+from homeport.store.digests import block_digests
 from homeport.store.reader import PointReader
 
 PIECE = MiB
 BATCH = 64 * MiB
+STARTED = "started"
+"""A mark on the retention drive: the machine ran on disks that were written."""
 
 Progress = Callable[[int, int], None]
 """(bytes done, bytes in all)"""
 
 
 class DiskChanged(HomeportError):
-    """The original's disk no longer holds what was imported at reprotect."""
+    """The original's disk no longer has the size that the recovery point has."""
 
     code = "failback.disk-changed"
-    remedy = (
-        "Somebody wrote to the original's disk since reprotect; failing back would lose that. "
-        "End the failback, and reprotect again: the disk is compared anew."
-    )
+    remedy = "Give the original's disk the recovery point's size again, then restart the job."
+
+
+class RetentionFull(HomeportError):
+    code = "failback.retention-full"
+    remedy = "Free space at the original's site, then restart the job; nothing was overwritten that isn't kept."
 
 
 class NothingToRollBack(HomeportError):
@@ -65,55 +73,60 @@ class MasterTarget:
         self._retention = retention
 
     def write_disks(
-        self, folder: Path, machine: Machine, base: PointReader, target: PointReader, progress: Progress
+        self,
+        folder: Path,
+        machine: Machine,
+        base: PointReader,
+        target: PointReader,
+        progress: Progress,
+        imported: dict[str, list[int]] | None = None,
     ) -> Written:
-        """Bring the powered-off ``machine``'s disks (paths relative to ``folder``) from ``base`` to ``target``.
+        """Bring the powered-off ``machine``'s disks (paths relative to ``folder``) to ``target``.
 
-        Idempotent; may be called again after a kill. Raises DiskChanged before anything of an extent is overwritten.
+        ``imported``: each disk's :func:`stamp` when it was taken as ``base``. A disk that still bears it holds the
+        base, so only what differs between the two points is looked at; any other disk is compared in full, locally.
+        Idempotent; may be called again after a kill. Raises DiskChanged, RetentionFull.
         """
         place = self._retention / machine.uuid
         if _Drive.aims_elsewhere(place, base.info.id, target.info.id):
             self.roll_back(folder, machine)
         drive = _Drive(place, base.info.id, target.info.id)
-        plan = {disk.id: target.changed_since(base.info.id, disk.id) for disk in machine.disks}
-        total = sum(extents.total for extents in plan.values())
+        untouched = not (place / STARTED).exists() and drive.retained() == 0
         done = 0
         for disk in machine.disks:
+            path = folder / disk.path
             if target.disks[disk.id] != disk.size:
                 raise DiskChanged(
                     f"{machine.name}/{disk.id} has {disk.size} bytes, the recovery point {target.disks[disk.id]}"
                 )
+            holds_base = untouched and imported is not None and imported.get(disk.id) == stamp(path)
             with ExitStack() as stack:
-                image = stack.enter_context(open_image(folder / disk.path, disk.format, writable=True))
+                image = stack.enter_context(open_image(path, disk.format, writable=True))
                 saved = stack.enter_context(drive.disk(disk.id, disk.size))
-                for batch in _batches(plan[disk.id]):
-                    self._check(machine, disk.id, image, base, target, batch, saved)
+                if holds_base:
+                    plan = target.changed_since(base.info.id, disk.id)
+                else:
+                    plan = _differences(image, target, disk.id)
+                self._must_have_room(plan.subtract(saved.extents).total)
+                for batch in _batches(plan):
                     saved.save(image, batch)
                     for offset, length in batch.pieces(PIECE):
                         image.write(offset, memoryview(target.read(disk.id, offset, length)))
                         done += length
-                        progress(done, total)
+                        progress(done, max(done, plan.total))
                 image.flush()
         return Written(done, drive.retained())
 
-    def _check(
-        self,
-        machine: Machine,
-        disk: str,
-        image: Image,
-        base: PointReader,
-        target: PointReader,
-        batch: Extents,
-        saved: _SavedDisk,
-    ) -> None:
-        fresh = batch.subtract(saved.extents)
-        for offset, length in fresh.pieces(PIECE):
-            buffer = memoryview(bytearray(length))
-            image.read_into(offset, buffer)
-            if buffer != base.read(disk, offset, length) and buffer != target.read(disk, offset, length):
-                raise DiskChanged(
-                    f"{machine.name}/{disk} differs from the imported content within bytes {offset}…{offset + length}"
-                )
+    def _must_have_room(self, wanted: int) -> None:
+        free = shutil.disk_usage(self._retention).free
+        if wanted > free:
+            raise RetentionFull(f"the retention drive has {free} bytes free, and {wanted} will be overwritten")
+
+    def note_start(self, machine: str) -> None:
+        """The original is about to be started on disks that were written: what it writes is in no journal."""
+        place = self._retention / machine
+        if (place / "plan.json").exists():
+            write_durably(place / STARTED, b"")
 
     def roll_back(self, folder: Path, machine: Machine) -> int:
         """Give the original's bytes back; bytes restored. Raises NothingToRollBack."""
@@ -129,7 +142,10 @@ class MasterTarget:
                     image.write(offset, memoryview(saved.read(offset, length)))
                     restored += length
                 image.flush()
+        started = (place / STARTED).exists()
         self.discard(machine.uuid)
+        if started:
+            write_durably(place / STARTED, b"")  # what it wrote meanwhile is still there: the next time compares
         return restored
 
     def discard(self, machine: str) -> None:
@@ -209,7 +225,7 @@ class _SavedDisk:
         for offset, length in fresh.pieces(PIECE):
             buffer = memoryview(bytearray(length))
             image.read_into(offset, buffer)
-            os.pwrite(self._data, buffer, offset)
+            write_all(self._data, buffer, offset)
         os.fdatasync(self._data)
         # A torn line before these is closed by a newline of its own, and is not a valid line.
         lines = b"\n" + b"".join(_line(offset, length) for offset, length in fresh)
@@ -234,6 +250,26 @@ def _journal(path: Path) -> Extents:
         if whole and _line(int(words[0]), int(words[1])) == line + b"\n":
             pairs.append((int(words[0]), int(words[1])))
     return Extents.of(pairs)
+
+
+def stamp(path: Path) -> list[int]:
+    """What tells that an image was written to: [bytes, time of the last change in nanoseconds]."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _differences(image: Image, target: PointReader, disk: str) -> Extents:
+    """Where an image differs from a point, by reading the one and asking the other for digests; both are local."""
+    held = PointBase(target.digests(disk), -(-image.size // BLOCK))
+    found: list[tuple[int, int]] = []
+    for offset, length in Extents.whole(image.size).pieces(PIECE):
+        buffer = memoryview(bytearray(length))
+        image.read_into(offset, buffer)
+        digests = block_digests(target.keys, buffer)
+        first = offset // BLOCK
+        differ = np.flatnonzero((digests != held.digests(first, len(digests))).any(axis=1))
+        found += [(offset + int(number) * BLOCK, min(BLOCK, length - int(number) * BLOCK)) for number in differ]
+    return Extents.of(found)
 
 
 def _batches(extents: Extents) -> Iterator[Extents]:

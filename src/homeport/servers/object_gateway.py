@@ -53,7 +53,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        if len(body) != length:  # the sender died in the middle: half an object must never get a key
+            self.close_connection = True
+            return
         offered = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if not hmac.compare_digest(offered.encode(), self.token.encode()):
             self._answer(401)

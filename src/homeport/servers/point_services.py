@@ -26,7 +26,8 @@ class PointServices:
         """Write the specification for ``vm`` (the site starts the process). Idempotent."""
         place = self._folder / vm
         specification = place / "point.json"
-        exports = {disk.id: disk.id for disk in machine.disks}
+        # The point is part of each export's name: a server of another point can't be taken for this one.
+        exports = {disk.id: f"{point.timeline}-{point.number}-{disk.id}" for disk in machine.disks}
         content = {
             "objects": self._objects,
             "vault": keys.vault,

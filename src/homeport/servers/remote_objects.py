@@ -39,6 +39,7 @@ class RemoteObjects:
         status, _, _ = self._request("PUT", OBJECTS + quote(key), data, {} if if_absent else {"X-Replace": "1"})
         if status == 412:
             raise AlreadyExists(key)
+        self._expect(status, 201, f"PUT {key}")
 
     def get(self, key: str) -> bytes:
         return self._fetch(key, {})
@@ -50,22 +51,31 @@ class RemoteObjects:
         status, _, body = self._request("GET", OBJECTS + quote(key), None, headers)
         if status == 404:
             raise NotFound(key)
+        self._expect(status, 206 if headers else 200, f"GET {key}")
         return body
 
     def size(self, key: str) -> int:
         status, headers, _ = self._request("HEAD", OBJECTS + quote(key), None, {})
         if status == 404:
             raise NotFound(key)
+        self._expect(status, 200, f"HEAD {key}")
         return int(headers["Content-Length"])
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        _, _, body = self._request("GET", "/list?" + urlencode({"prefix": prefix}), None, {})
+        status, _, body = self._request("GET", "/list?" + urlencode({"prefix": prefix}), None, {})
+        self._expect(status, 200, f"list {prefix}")
         for line in body.splitlines():
             key, size = json.loads(line)
             yield key, size
 
     def delete(self, key: str) -> None:
-        self._request("DELETE", OBJECTS + quote(key), None, {})
+        status, _, _ = self._request("DELETE", OBJECTS + quote(key), None, {})
+        self._expect(status, 204, f"DELETE {key}")
+
+    @staticmethod
+    def _expect(status: int, wanted: int, what: str) -> None:
+        if status != wanted:
+            raise StoreUnavailable(f"the recovery store's gateway answered {status} to {what}")
 
     def _request(
         self, verb: str, path: str, body: bytes | memoryview | None, headers: dict[str, str]

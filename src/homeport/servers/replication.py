@@ -148,11 +148,18 @@ class Replication:
         return request.answer.result(timeout)
 
     def finish(self, shutdown_timeout: float, timeout: float) -> Final:
-        """The planned stop: guest shut down, last changes published, process ended, loop ended."""
+        """The planned stop: guest shut down, last changes published, process ended, loop ended. Raises TimeoutError
+        when nothing has moved for ``timeout`` seconds."""
         answer: Future[Final] = Future()
         self._final = (shutdown_timeout, answer)
         self._wake.set()
-        return answer.result(timeout)
+        while True:
+            before = self._progress, self._last_report
+            try:
+                return answer.result(timeout)
+            except TimeoutError:
+                if answer.done() or before == (self._progress, self._last_report):
+                    raise
 
     # ── the loop ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -206,16 +213,21 @@ class Replication:
                 if self._final is not None:
                     self._finish(cycle, store)
                     raise _Stop
-                if self._resync.is_set():
+                resync = self._resync.is_set()
+                if resync:
+                    self._resync.clear()
                     cycle.resync()
                     next_point = 0.0
                 due = time.monotonic() >= next_point
                 request = self._next_request()
                 if due or request:
                     next_point = time.monotonic() + self.spec.interval
-                    self._take(cycle, store, request)
-                    if self._resync.is_set():
-                        self._resync.clear()
+                    try:
+                        self._take(cycle, store, request)
+                    except BaseException:
+                        if resync:
+                            self._resync.set()  # still to be done
+                        raise
                     if time.monotonic() >= next_prune:
                         self._prune(store)
                         next_prune = time.monotonic() + PRUNE_EVERY
@@ -226,6 +238,11 @@ class Replication:
             cycle.close()
 
     def _take(self, cycle: Cycle, store: MachineStore, request: _Request | None) -> Taken | None:
+        if cycle.backlog:
+            try:
+                self._ship(cycle, store)  # what waits goes first: it may have filled the cache
+            except StoreUnavailable as error:
+                self._failed("error", error)
         app_due = self.spec.app_consistent and time.monotonic() - self._last_app >= self.spec.app_consistent
         wanted = request.consistency if request else Consistency.APP if app_due else Consistency.CRASH
         try:
@@ -264,6 +281,7 @@ class Replication:
                     f"the guest did not shut down within {shutdown_timeout:.0f} s; it was paused, its last changes "
                     "taken, and powered off"
                 )
+            cycle.ship()
             taken = cycle.take_point(tags=("final",))
             cycle.ship()
             self._head = taken.point

@@ -25,7 +25,7 @@ from homeport.servers.durable import write_durably
 from homeport.servers.hydration_plan import HydrationPlan
 from homeport.servers.imports import import_base
 from homeport.servers.local_machine import LocalMachine, disk_views
-from homeport.servers.master_target import MasterTarget, NothingToRollBack
+from homeport.servers.master_target import MasterTarget, NothingToRollBack, stamp
 from homeport.servers.object_gateway import ObjectGateway
 from homeport.servers.point_services import PointServices
 from homeport.servers.replication import Final, Replication, renewed
@@ -91,6 +91,7 @@ class SiteWork:
             "points": self._points,
             "start-from-point": self._start_from_point,
             "remove-machine": self._remove_machine,
+            "fence": self._fence,
             "power-off-original": self._power_off_original,
             "import-base": self._import_base,
             "write-disks": self._write_disks,
@@ -174,11 +175,12 @@ class SiteWork:
         spec = ReplicationSpec.from_json(params)
         with self._lock:
             running = self._replications.get(spec.item)
-            if running is not None and running.alive:
-                if running.spec.timeline == spec.timeline:
-                    running.spec = renewed(running.spec, params)
-                    return running
-                running.stop()
+            if running is not None and running.alive and running.spec.timeline == spec.timeline:
+                running.spec = renewed(running.spec, params)
+                return running
+        if running is not None:
+            running.stop()
+        with self._lock:
             cache = self._cache(spec.item, spec.timeline)
             write_durably(cache / "replicate.json", json.dumps(params).encode())
             machine = LocalMachine(self._site, spec.vm, cache / "scratch")
@@ -223,7 +225,7 @@ class SiteWork:
         item = params["item"]
         cache = self._newest_cache(item)
         final = cache / "final.json" if cache else None
-        if final and final.exists():
+        if final and final.exists() and self._site.machine(params["vm"]).power is Power.OFF:
             self._stay_off(params["vm"])
             self._stop_replication(params, progress)
             result: Result = json.loads(final.read_bytes())
@@ -237,12 +239,11 @@ class SiteWork:
         timeout = float(params.get("timeout", 2 * MINUTE))
         try:
             outcome: Final = replication.finish(timeout, timeout + 10 * MINUTE)
-        except HomeportError as error:
-            log.warning("planned stop", item=item, code=error.code, cause=error.cause)
+        except (HomeportError, TimeoutError, OSError) as error:
+            log.warning("planned stop", item=item, error=repr(error))
             head = replication.head
-            replication.stop()
-            self._stay_off(params["vm"])
-            outcome = Final(head, False, [f"the last changes could not be taken: {error.cause}"])
+            replication.stop(timeout=MINUTE)
+            outcome = Final(head, False, [f"the last changes could not be taken: {error or 'nothing moved any more'}"])
         with self._lock:
             self._replications.pop(item, None)
         replication.stop()
@@ -300,7 +301,16 @@ class SiteWork:
                 store, machine_key_of(params), params["timeline"], parent, _point(params, "origin"), machine, views,
                 spool, self._owner, progress,
             )  # fmt: skip
+            stamps = {disk.id: stamp(self._site.folder(machine.name) / disk.path) for disk in machine.disks}
+        content = {"point": str(info.id), "disks": stamps}
+        write_durably(self._folder / "imports" / f"{params['machine']}.json", json.dumps(content).encode())
         return {"point": str(info.id), "bytes": differing}
+
+    def _imported(self, machine: str) -> dict[str, Any]:
+        """The disks' stamps when they were last taken as a base."""
+        path = self._folder / "imports" / f"{machine}.json"
+        found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+        return found
 
     # ── machines at this site ───────────────────────────────────────────────────────────────────────────────────
 
@@ -311,6 +321,7 @@ class SiteWork:
         keys = machine_key_of(params)
         store = MachineStore(self._objects, keys)
         point = PointId.parse(params["point"])
+        self._must_lie_on(params["vm"], point)
         like = Machine.from_json(params["like"])
         store.lease(point, params["vm"], LEASE_SECONDS)
         service = self._services.prepare(params["vm"], like, point, keys)
@@ -324,12 +335,54 @@ class SiteWork:
 
     def _remove_machine(self, params: Params, progress: Progress) -> Result:
         vm = params["vm"]
+        store = self._store(params)
+        foreign = self._foreign(vm, store, params.get("test"))
+        if foreign:
+            return {"left": foreign}
         self._site.delete(vm)
         self._services.end(vm)
-        store = self._store(params)
         for lease in store.leases():
             if lease.owner == vm:
                 store.release(lease.point, vm)
+        return {}
+
+    def _must_lie_on(self, vm: str, point: PointId) -> None:
+        """A machine that is there already under this name must be the one that is asked for."""
+        try:
+            origin = self._site.machine(vm).extra.get("origin")
+        except MachineNotFound:
+            return
+        if not origin or origin["point"] != str(point):
+            lies = f"on recovery point {origin['point']}" if origin else "with disks of its own"
+            raise HomeportError(
+                f"there is a machine {vm} at {self.name} already, {lies}; asked for was {point}",
+                code="site.machine-exists",
+                remedy="Rename or remove that machine, then restart the job.",
+            )
+
+    def _foreign(self, vm: str, store: MachineStore, test: bool | None) -> str | None:
+        """Why the machine of this name is not ours to remove: it doesn't lie on a recovery point of this item."""
+        try:
+            origin = self._site.machine(vm).extra.get("origin")
+        except MachineNotFound:
+            return None
+        if not origin:
+            return f"{vm} at {self.name} has disks of its own: it was left alone"
+        if PointId.parse(origin["point"]).timeline not in store.timeline_ids():
+            return f"{vm} at {self.name} lies on another machine's recovery point: it was left alone"
+        if test is not None and bool(origin["test"]) is not bool(test):
+            return f"{vm} at {self.name} is {'a' if origin['test'] else 'no'} test machine: it was left alone"
+        return None
+
+    def _fence(self, params: Params, progress: Progress) -> Result:
+        """The machine goes on elsewhere: it must not be started here; where asked, it is powered off too."""
+        try:
+            self._site.fence(params["vm"], params["reason"])
+            if params.get("power_off"):
+                self._stop_replication(params, progress)
+                self._site.power_off(params["vm"])
+        except MachineNotFound:
+            return {}
         return {}
 
     def _power_off_original(self, params: Params, progress: Progress) -> Result:
@@ -350,8 +403,10 @@ class SiteWork:
         store = self._store(params)
         base, target = PointId.parse(params["base"]), PointId.parse(params["point"])
         machine = self._site.machine(params["vm"])
+        stamps = self._imported(params["machine"])
+        imported = stamps["disks"] if stamps.get("point") == str(base) else None
         written = self._master_target.write_disks(
-            self._site.folder(params["vm"]), machine, store.open(base), store.open(target), progress
+            self._site.folder(params["vm"]), machine, store.open(base), store.open(target), progress, imported
         )
         return {"written": written.written, "retained": written.retained}
 
@@ -365,6 +420,9 @@ class SiteWork:
 
     def _start_original(self, params: Params, progress: Progress) -> Result:
         vm = params["vm"]
+        for final in (self._folder / "cache" / params["item"]).glob("*/final.json"):
+            final.unlink()  # it runs again: what an earlier planned stop left is history
+        self._master_target.note_start(params["machine"])
         self._site.fence(vm, None)
         machine = self._site.start(vm, StartOptions(base=_point(params, "base")))
         return {"machine": machine.to_json()}
@@ -376,8 +434,24 @@ class SiteWork:
         if params.get("remove_tracking"):
             LocalMachine(self._site, params["vm"], self._folder / "cache" / "scratch").forget_tracking()
         if params.get("timelines"):
-            self._store(params).purge()
+            store = self._store(params)
+            self._must_be_free(store)
+            store.purge()
         return {}
+
+    def _must_be_free(self, store: MachineStore) -> None:
+        """A machine that still reads its recovery point would lose its disks with it."""
+        for lease in store.leases():
+            try:
+                origin = self._site.machine(lease.owner).extra.get("origin")
+            except MachineNotFound:
+                continue
+            if origin and not origin["hydrated"]:
+                raise HomeportError(
+                    f"{lease.owner} at {self.name} still runs on recovery point {lease.point}",
+                    code="store.in-use",
+                    remedy="They stay until it holds all of its disks itself; then disable it again.",
+                )
 
     # ── this site's own small files ─────────────────────────────────────────────────────────────────────────────
 
