@@ -203,6 +203,10 @@ def application(vault: FakeVault) -> FastAPI:
     def add_site(body: JSON) -> JSON:
         return body
 
+    @app.post("/v1/sites/{site}/machines/{machine}/start")
+    def start_machine(site: str, machine: str) -> JSON:
+        return {"machine": {"name": machine, "power": "running"}}
+
     @app.get("/v1/sites/{site}/machines")
     def machines(site: str, refresh: bool = False) -> JSON:
         disks = [{"id": "disk0", "size": 1 << 30, "format": "raw", "path": "disk0.raw"}]

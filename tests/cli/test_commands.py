@@ -17,6 +17,7 @@ LOOKS: list[tuple[list[str], set[str]]] = [
     (["site", "list"], {"sites"}),
     (["site", "add", "home", "--provider", "qemu", "--path", "/srv/home"], {"site"}),
     (["machine", "list", "home"], {"machines"}),
+    (["machine", "start", "home", "web1"], {"machine"}),
     (["policy", "list"], {"policies"}),
     (
         ["policy", "create", "gold", "--rpo-threshold", "15m", "--retention", "24h", "--app-consistent", "1h"],

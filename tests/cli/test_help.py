@@ -15,7 +15,8 @@ from homeport.cli.app import ORDER, build
 from tests.cli.conftest import Homeport
 
 EXPECTED = {
-    *("up", "vault passphrase", "site add", "site list", "machine list", "policy create", "policy list"),
+    *("up", "vault passphrase", "site add", "site list", "machine list", "machine start"),
+    *("policy create", "policy list"),
     *("protect", "point", "resync", "disable", "test-failover", "cleanup", "failover", "change-point", "commit"),
     *("reprotect", "failback", "status", "points", "job list", "job show", "job cancel", "job restart"),
     *("store points", "store restore", "store verify", "store serve"),

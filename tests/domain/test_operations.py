@@ -43,6 +43,11 @@ def test_changing_the_point_is_allowed_in_commit_pending_only(state: State, dire
     assert allowed == (points and state is State.FAILOVER_COMMIT_PENDING)
 
 
+@given(directions)
+def test_a_failback_that_failed_is_finished_or_undone_before_anything_else(direction: Direction) -> None:
+    assert allowed_operations(State.FAILBACK_FAILED, direction) == (Operation.FAILBACK,)
+
+
 @given(states, directions)
 def test_without_a_point_nothing_that_needs_one_is_allowed(state: State, direction: Direction) -> None:
     without = set(allowed_operations(state, direction, has_points=False))

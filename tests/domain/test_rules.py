@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homeport.domain.choice import PointNotAvailable, choose_point, offered_as
+from homeport.domain.choice import PointNotAvailable, choose_point, offered, offered_as
 from homeport.domain.health import Condition, Health, health, rpo_seconds
 from homeport.domain.points import Consistency, PointId, PointInfo
 from homeport.domain.policy import Policy, PolicyInvalid, failback_policy, validate
@@ -62,6 +62,33 @@ def test_a_point_is_chosen_by_its_kind_or_its_name() -> None:
     assert offered_as(points, points[3]) == ["latest", "latest-processed"]
     assert offered_as(points, points[2]) == ["latest-app-consistent"]
     assert offered_as(points, points[0]) == []
+
+
+def test_what_is_latest_is_told_by_places_in_timelines_not_by_clocks() -> None:
+    first, second = "00000000000000aa", "0000000000000011"
+
+    def at(timeline: str, number: int, seconds: int, *tags: str) -> PointInfo:
+        return PointInfo(PointId(timeline, number), NOW + timedelta(seconds=seconds), Consistency.CRASH, tags=tags)
+
+    points = [at(second, 1, -60), at(first, 2, 5), at(first, 1, 90), at(second, 0, 500), at(first, 0, 900, "import")]
+    there = offered(points, [first, second])
+    assert [(point.id.timeline, point.id.number) for point in there] == [
+        (first, 0),
+        (first, 1),
+        (first, 2),
+        (second, 0),
+        (second, 1),
+    ]
+    assert choose_point(there).id == PointId(second, 1)
+    assert offered([replace(point, hidden=True) for point in points], [first, second]) == []
+
+
+@pytest.mark.parametrize("kind", ["latest", "latest-processed"])
+def test_an_imported_base_is_latest_only_where_there_is_nothing_else(kind: str) -> None:
+    imported = replace(point(9), tags=("import",))
+    assert choose_point([point(1), imported], kind).id.number == 1
+    assert choose_point([imported], kind).id.number == 9
+    assert choose_point([point(1), imported], str(imported.id)) == imported
 
 
 @pytest.mark.parametrize("kind", ["latest-app-consistent", "00000000000000aa/5", "00000000000000aa/9", "newest"])

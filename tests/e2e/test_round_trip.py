@@ -247,6 +247,16 @@ def fill(path: Path) -> None:
             file.write(bytes(4096))
 
 
+def test_a_machine_that_was_stopped_for_a_failover_is_not_started_beside_the_other(world: World) -> None:
+    protected(world)
+    failed_over(world)
+    with pytest.raises(Refused) as refused:
+        world.api("POST", f"/v1/sites/a/machines/{VM}/start")
+    assert refused.value.problem["code"] == "site.machine-fenced"
+    started = world.api("POST", f"/v1/sites/b/machines/{VM}/start")["machine"]
+    assert started["power"] == "running", "starting what runs is no harm"
+
+
 def test_two_failovers_at_once_the_second_is_refused_by_name(world: World) -> None:
     protected(world)
     job = world.start("failover")

@@ -69,13 +69,19 @@ class FakeSite:
         self.hello_answer: Json = {}
         self.tell_points = True
         self.app_obstacle = False
+        self.in_use = False
+        """Whether a machine needs the store's points."""
         self.hold: dict[str, threading.Event] = {}
         """Work of this kind waits for the event."""
         self.entered: dict[str, threading.Event] = {}
         self.fail: dict[str, int] = {}
         """How often work of this kind fails."""
+        self.lose: dict[str, int] = {}
+        """How often work of this kind is done and fails nevertheless."""
         self.phase = "replicating"
         self.error: Json | None = None
+        self.incomplete_stops = 0
+        """How many planned stops will not get the last changes out."""
         self.produce = True
         """Whether a replication that began makes a first point."""
         self._fences: dict[str, int] = {}
@@ -235,6 +241,8 @@ class FakeSite:
                 pass
         with self._lock:
             if "item" in params:
+                if kind == "fence" and params["fence"] < self._fences.get(params["item"], 0):
+                    raise HomeportError("superseded", code="work.superseded")
                 assert params["fence"] >= self._fences.get(params["item"], 0), "a fence went back"
                 self._fences[params["item"]] = params["fence"]
                 assert len(bytes.fromhex(params["keys"]["machine_key"])) == 32
@@ -242,7 +250,11 @@ class FakeSite:
                 self.fail[kind] -= 1
                 raise HomeportError(f"{kind} broke", code=f"fake.{kind}", remedy="Mend it.", why="asked to")
             work: Callable[[Json], Json] = getattr(self, "do_" + kind.replace("-", "_"))
-            return work(params)
+            result = work(params)
+            if self.lose.get(kind, 0) > 0:
+                self.lose[kind] -= 1
+                raise HomeportError(f"{kind} was done, but broke after it", code=f"fake.{kind}")
+            return result
 
     def add_point(
         self, timeline: str, consistency: Consistency = Consistency.CRASH, tags: tuple[str, ...] = ()
@@ -302,11 +314,21 @@ class FakeSite:
     def do_planned_stop(self, params: Json) -> Json:
         machine = self.machines[params["vm"]]
         current = self.replications.pop(params["item"], None)
+        if self.incomplete_stops > 0:
+            self.incomplete_stops -= 1
+            machine.running, machine.fenced = False, "stopped"
+            return {"point": None, "complete": False, "notes": ["the store did not answer"]}
         if current is not None:
             machine.running = False
             point = self.world.sites[current["store"]["site"]].add_point(current["timeline"])
             machine.content = str(point)
         return {"point": machine.content, "complete": machine.content is not None, "notes": []}
+
+    def do_fence(self, params: Json) -> Json:
+        machine = self.machines[params["vm"]]
+        machine.fenced = params["reason"]
+        machine.running = machine.running and not params["power_off"]
+        return {}
 
     def do_end_timeline(self, params: Json) -> Json:
         timeline = self.timelines[params["timeline"]]
@@ -326,11 +348,19 @@ class FakeSite:
         machine = self.machines.setdefault(params["vm"], FakeMachine(params["vm"], test=params["test"]))
         if machine.content is None:
             machine.content = params["point"]
+        assert machine.content == params["point"], "a machine on another point was taken for the one that was asked for"
         machine.running = True
         return {"machine": {**params["like"], "name": params["vm"], "power": "running"}}
 
     def do_remove_machine(self, params: Json) -> Json:
-        self.machines.pop(params["vm"], None)
+        machine = self.machines.get(params["vm"])
+        if machine is None:
+            return {}
+        if machine.content is None:
+            return {"left": f"{params['vm']} lies on no recovery point"}
+        assert machine.test == params["test"]
+        assert machine.content == params["point"]
+        del self.machines[params["vm"]]
         return {}
 
     def do_power_off_original(self, params: Json) -> Json:
@@ -347,7 +377,7 @@ class FakeSite:
             assert not machine.running, "disks in use were imported"
             point = PointId(params["timeline"], 0)
             self.world.clock += timedelta(seconds=1)
-            timeline.points[0] = PointInfo(point, self.world.clock, Consistency.CRASH)
+            timeline.points[0] = PointInfo(point, self.world.clock, Consistency.CRASH, tags=("import",))
             timeline.imported = str(point)
         return {"point": timeline.imported, "bytes": 10}
 
@@ -380,6 +410,8 @@ class FakeSite:
 
     def do_forget(self, params: Json) -> Json:
         self.replications.pop(params["item"], None)
+        if params["timelines"] and self.in_use:
+            raise HomeportError("A machine needs them.", code="store.in-use")
         for timeline in params["timelines"]:
             self.timelines.pop(timeline, None)
         return {}

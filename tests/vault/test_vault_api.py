@@ -76,6 +76,10 @@ def test_sites_and_policies_are_made_once_and_checked(world: World) -> None:
     assert names == ["east", "west"]
     assert world.call("POST", "/sites", {"name": "east", "path": "/x"}, status=409)["code"] == "site.exists"
     assert world.call("POST", "/sites", {"name": "a b", "path": "/x"}, status=422)["code"] == "site.invalid"
+    for path in ("/east", "/east/", "/east/in", "/west/../east", "/"):
+        refused = world.call("POST", "/sites", {"name": "x", "path": path}, status=409)
+        assert refused["code"] == "site.path-overlaps", path
+        assert "/east" in refused["cause"]
     bad = world.call("POST", "/sites", {"name": "x", "path": "/x", "provider": "punchcards"}, status=422)
     assert bad["code"] == "request.invalid"
     assert world.call("GET", "/sites/nowhere", status=404)["code"] == "site.not-found"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -233,7 +235,7 @@ def test_failover_goes_on_without_the_source_site_and_says_so(world: World) -> N
     done = world.run("failover", {"shutdown": False, "point": "latest-processed"})
     assert time.monotonic() - begun < 6
     assert "site.unreachable" in done["result"]["notes"][0]
-    assert [task["state"] for task in done["tasks"]] == ["skipped", "succeeded", "succeeded", "succeeded"]
+    assert [task["state"] for task in done["tasks"]] == ["skipped", *["succeeded"] * 4]
     world.expect("FailoverCommitPending", active_site="west")
     world.run("commit")
     failed = world.wait(world.begin("reprotect")["id"], seconds=40)
@@ -337,7 +339,8 @@ def test_a_failback_that_can_not_undo_itself_is_undone_later(world: World) -> No
     to_reverse(world)
     world.east.fail = {"write-disks": 1, "rollback-disks": 1}
     failed = world.run("failback", ends="failed")
-    world.expect("FailbackFailed", allowed_operations=["failback", "disable"])
+    world.expect("FailbackFailed", allowed_operations=["failback"])
+    assert world.begin("disable", status=409)["code"] == "item.operation-not-allowed"
     assert failed["allowed"] == ["cancel", "restart"]
     back = world.call("POST", f"/jobs/{failed['id']}/cancel", status=202)["job"]
     assert back["kind"] == "cancel-failback"
@@ -346,6 +349,239 @@ def test_a_failback_that_can_not_undo_itself_is_undone_later(world: World) -> No
     assert world.west.machines["web"].running
     world.run("failback")
     world.expect("FailbackCommitPending")
+
+
+def test_a_machine_that_can_not_be_stopped_is_not_brought_home_beside_itself(world: World) -> None:
+    to_reverse(world)
+    world.west.fail["planned-stop"] = 1
+    failed = world.run("failback", ends="failed")
+    assert failed["error"]["code"] == "fake.planned-stop"
+    world.expect("ReverseProtected", active_site="west")
+    world.west.incomplete_stops = 1
+    failed = world.run("failback", ends="failed")
+    assert failed["error"]["code"] == "failback.machine-not-stopped"
+    assert "the store did not answer" in failed["error"]["cause"]
+    world.expect("ReverseProtected", active_site="west")
+    assert world.west.machines["web"].running
+    assert "write-disks" not in world.east.kinds()
+    assert "start-original" not in world.east.kinds()
+    assert "fence" not in world.west.kinds()
+    world.run("failback")
+
+
+def test_a_recovery_machine_that_goes_silent_while_it_is_stopped_keeps_the_original_off(world: World) -> None:
+    to_reverse(world)
+    there = entered(world, "planned-stop", "west")
+    job = world.begin("failback")["id"]
+    assert there.wait(20)
+    world.west.die()
+    failed = world.wait(job)
+    assert failed["error"]["code"] == "site.unreachable"
+    world.expect("FailbackFailed")
+    assert not world.east.machines["web"].running
+    world.west.hold.pop("planned-stop").set()
+
+
+def test_a_failback_whose_recovery_site_is_gone_fences_what_it_could_not_stop(world: World) -> None:
+    to_reverse(world)
+    world.west.die()
+    world.until(lambda: not world.call("GET", "/sites/west")["connected"])
+    done = world.run("failback")
+    assert "is gone" in done["result"]["notes"][0]
+    world.expect("FailbackCommitPending", active_site="east", allowed_operations=["commit"])
+    assert world.west.machines["web"].running
+    world.west.begin()
+    world.until(lambda: not world.west.machines["web"].running)
+    assert "failed back" in world.west.machines["web"].fenced
+    assert world.east.machines["web"].running
+    world.run("commit")
+    assert "web" not in world.west.machines
+
+
+@pytest.mark.parametrize("shutdown", [True, False])
+def test_a_source_that_was_away_is_fenced_when_it_returns(world: World, shutdown: bool) -> None:
+    world.protected()
+    world.east.die()
+    world.until(lambda: not world.call("GET", "/sites/east")["connected"])
+    begun = time.monotonic()
+    world.run("failover", {"shutdown": shutdown, "point": "latest-processed"})
+    assert time.monotonic() - begun < 6
+    world.run("commit")
+    assert "fence" not in world.east.kinds()
+    world.east.begin()
+    world.until(lambda: world.east.machines["web"].fenced is not None)
+    assert "failed over" in world.east.machines["web"].fenced
+    assert world.east.machines["web"].running is not shutdown
+
+
+def test_a_source_whose_planned_stop_was_incomplete_is_fenced_and_one_that_was_complete_is_not(world: World) -> None:
+    world.protected()
+    world.east.incomplete_stops = 1
+    world.run("failover")
+    world.until(lambda: "fence" in world.east.kinds())
+    world.run("commit")
+    world.run("reprotect")
+    world.run("failback")
+    world.run("commit")
+    world.run("reprotect")
+    world.run("failover")
+    assert world.east.kinds().count("fence") == 1
+
+
+def test_a_fence_that_comes_late_does_not_hit_a_machine_that_is_at_home_again(world: World) -> None:
+    world.protected()
+    world.east.die()
+    world.until(lambda: not world.call("GET", "/sites/east")["connected"])
+    world.west.fail["start-from-point"] = 1
+    failed = world.run("failover", {"point": "latest-processed"}, ends="failed")
+    back = world.call("POST", f"/jobs/{failed['id']}/cancel", status=202)["job"]
+    world.until(lambda: world.call("GET", f"/jobs/{back['id']}")["tasks"][-1]["name"] == "undo-start-original")
+    world.east.begin()
+    assert world.wait(back["id"])["state"] == "succeeded"
+    world.expect("Protected", active_site="east")
+    world.run("point")
+    assert "fence" not in world.east.kinds()
+    assert world.east.machines["web"].running
+    assert world.east.machines["web"].fenced is None
+
+
+def test_a_fence_in_the_hand_of_a_site_is_done_before_the_machine_is_started_again(world: World) -> None:
+    world.protected()
+    there = entered(world, "fence", "east")
+    world.west.fail["start-from-point"] = 1
+    failed = world.run("failover", {"shutdown": False}, ends="failed")
+    assert there.wait(20)
+    back = world.call("POST", f"/jobs/{failed['id']}/cancel", status=202)["job"]
+    world.until(lambda: world.call("GET", f"/jobs/{back['id']}")["tasks"][-1]["name"] == "undo-start-original")
+    assert "start-original" not in world.east.kinds()
+    release(world, "fence", "east")
+    assert world.wait(back["id"])["state"] == "succeeded"
+    assert world.east.machines["web"].fenced is None
+
+
+def test_disabling_takes_a_fence_back_that_was_not_given(world: World) -> None:
+    world.protected()
+    world.east.die()
+    world.until(lambda: not world.call("GET", "/sites/east")["connected"])
+    world.run("failover", {"point": "latest-processed"})
+    world.run("commit")
+    done = world.run("disable")
+    assert any("recovery points at site 'west' stay" in note for note in done["result"]["notes"])
+    assert world.west.timelines != {}
+    world.east.begin()
+    world.call("GET", "/sites/east/machines", refresh=True)
+    assert "fence" not in world.east.kinds()
+
+
+def test_points_that_a_machine_needs_stay_and_the_note_says_so(world: World) -> None:
+    world.protected()
+    world.west.in_use = True
+    done = world.run("disable")
+    assert "recovery points at site 'west' stay" in done["result"]["notes"][0]
+    assert "store.in-use" in done["result"]["notes"][0]
+    assert world.call("GET", "/items")["items"] == []
+
+
+def test_a_machine_that_is_protected_again_keeps_its_key(world: World) -> None:
+    world.protected()
+    keys = world.east.replications[world.item()["id"]]["keys"]
+    world.west.fail["forget"] = 1
+    world.run("disable")
+    world.protected()
+    assert world.east.replications[world.item()["id"]]["keys"] == keys
+
+
+@pytest.mark.parametrize("name", ["web", "web-test"])
+def test_a_name_that_is_taken_at_the_other_site_is_refused(world: World, name: str) -> None:
+    world.west.descriptions[name] = replace(world.east.descriptions["web"], uuid="another", name=name)
+    failed = world.wait(world.protect()["job"]["id"])
+    assert failed["error"]["code"] == "protect.name-taken"
+    assert name in failed["error"]["cause"]
+    assert "prepare-timeline" not in world.west.kinds()
+    world.west.descriptions.clear()
+    done = world.wait(world.call("POST", f"/jobs/{failed['id']}/restart", status=202)["job"]["id"])
+    assert done["state"] == "succeeded"
+
+
+def test_a_failover_undone_before_a_machine_was_made_removes_none(world: World) -> None:
+    world.protected()
+    assert cancel_within(world, "failover", "end-timeline", "west")["state"] == "cancelled"
+    world.expect("Protected")
+    assert "remove-machine" not in world.west.kinds()
+    assert cancel_within(world, "failover", "start-from-point", "west")["state"] == "cancelled"
+    removed = [params for kind, params in world.west.calls if kind == "remove-machine"]
+    asked = [params for kind, params in world.west.calls if kind == "start-from-point"]
+    assert [(each["point"], each["test"]) for each in removed] == [(asked[0]["point"], False)]
+
+
+def test_a_failover_tried_again_from_another_point_removes_the_earlier_machine_first(world: World) -> None:
+    world.protected()
+    world.more_points(2)
+    oldest, newest = world.points()[0]["id"], world.points()[-1]["id"]
+    world.west.lose["start-from-point"] = 1
+    world.run("failover", {"shutdown": False, "point": oldest}, ends="failed")
+    assert world.west.machines["web"].content == oldest
+    world.run("failover", {"shutdown": False, "point": newest})
+    assert world.west.machines["web"].content == newest
+    removed = [params["point"] for kind, params in world.west.calls if kind == "remove-machine"]
+    assert removed == [oldest]
+
+
+def test_latest_is_the_final_point_whatever_the_clocks_say(world: World) -> None:
+    world.protected()
+    world.more_points(2)
+    world.clock -= timedelta(hours=1)
+    done = world.run("failover")
+    stopped = next(task["result"]["point"] for task in done["tasks"] if task["name"] == "planned-stop")
+    assert done["result"]["point"] == stopped == world.points()[-1]["id"]
+    assert world.points()[-1]["time"] < world.points()[0]["time"]
+    world.run("commit")
+    world.clock += timedelta(hours=2)
+    world.run("reprotect")
+    world.clock -= timedelta(hours=2)
+    world.more_points(1)
+    item = world.item()
+    assert item["last_point"]["id"] == world.points()[-1]["id"] != f"{item['timeline']}/0"
+    assert world.points()[-1]["offered_as"] == ["latest", "latest-processed"]
+    done = world.run("failback")
+    stopped = next(task["result"]["point"] for task in done["tasks"] if task["name"] == "planned-stop")
+    assert done["result"]["point"] == stopped
+
+
+def test_a_way_back_that_broke_off_in_its_fork_goes_on_in_another_one(world: World) -> None:
+    world.protected()
+    first = world.item()["timeline"]
+    world.west.fail["start-from-point"] = 1
+    failed = world.run("failover", ends="failed")
+    world.east.fail["replicate"] = 1
+    back = world.call("POST", f"/jobs/{failed['id']}/cancel", status=202)["job"]
+    failed = world.wait(back["id"])
+    assert failed["state"] == "failed"
+    fork = world.expect("FailoverFailed")["timeline"]
+    assert fork != first
+    back = world.call("POST", f"/jobs/{failed['id']}/cancel", status=202)["job"]
+    assert world.wait(back["id"])["state"] == "succeeded"
+    item = world.expect("Protected")
+    assert item["timeline"] not in (first, fork)
+    assert world.west.timelines[fork].ended
+    assert not world.west.timelines[item["timeline"]].ended
+    world.run("point")
+
+
+def test_a_way_back_ends_only_when_replication_runs(world: World) -> None:
+    world.protected()
+    world.west.fail["start-from-point"] = 1
+    failed = world.run("failover", ends="failed")
+    world.east.phase, world.east.error = "stopped", {"code": "store.fenced", "cause": "The timeline has ended."}
+    back = world.call("POST", f"/jobs/{failed['id']}/cancel", status=202)["job"]
+    failed = world.wait(back["id"])
+    assert failed["error"]["code"] == "replication.not-resumed"
+    assert "The timeline has ended. (store.fenced)" in failed["error"]["cause"]
+    world.expect("FailoverFailed")
+    world.east.phase, world.east.error = "replicating", None
+    back = world.call("POST", f"/jobs/{failed['id']}/cancel", status=202)["job"]
+    assert world.wait(back["id"])["state"] == "succeeded"
+    world.expect("Protected", health="normal")
 
 
 def test_a_commit_that_fails_is_repeated_without_asking_for_what_is_gone(world: World) -> None:

@@ -138,7 +138,11 @@ def the_trip(world: World) -> None:
     west.fail["start-from-point"] = 1
     failed = operator.run("failover", "failed", shutdown=False)
     world.expect("FailoverFailed")
-    west.fail["remove-machine"] = 1
+    west.lose["start-from-point"] = 1
+    operator.run("failover", "failed", shutdown=False, point=world.points()[1]["id"])
+    west.fail["start-from-point"] = 1
+    failed = operator.run("failover", "failed", shutdown=False, point=world.points()[0]["id"])
+    west.fail["end-timeline"] = 1
     failed = operator.way_back(failed, "cancel-failover", "failed")
     operator.way_back(failed, "cancel-failover")
     world.expect("Protected", active_site="east")
@@ -177,10 +181,12 @@ def the_trip(world: World) -> None:
     world.expect("ReverseProtected", active_site="west")
     assert not east.machines["web"].running
     assert west.machines["web"].running
-    west.fail["planned-stop"] = 1
+    west.die()
     east.fail |= {"write-disks": 1, "rollback-disks": 2}
     failed = operator.run("failback", "failed")
     world.expect("FailbackFailed")
+    west.begin()
+    world.until(lambda: not west.machines["web"].running)
     failed = operator.way_back(failed, "cancel-failback", "failed")
     operator.way_back(failed, "cancel-failback")
     world.expect("ReverseProtected", active_site="west")

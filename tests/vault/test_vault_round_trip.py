@@ -11,7 +11,7 @@ def test_a_machine_is_protected_drilled_failed_over_reprotected_and_brought_home
     assert item["allowed_operations"] == ["test-failover", "failover", "resync", "point", "disable"]
     first = item["timeline"]
     assert world.east.replications[item["id"]]["interval"] == 5
-    assert world.west.calls[0][0] == "prepare-timeline"
+    assert world.west.kinds()[:2] == ["inventory", "prepare-timeline"]
     world.more_points(3)
 
     done = world.run("test-failover", {"forward": ["127.0.0.1:8080:80"]})

@@ -18,7 +18,7 @@ from homeport.vault.app import Vault, create_vault
 from homeport.vault.core import Timeouts
 
 QUICK = Timeouts(
-    silence=8, gone=3, shut_down=5, planned_stop=10, take_point=5, stop_replication=2, inventory=5, forget=3
+    silence=8, gone=3, shut_down=5, planned_stop=10, take_point=5, stop_replication=2, inventory=5, forget=3, resumed=6
 )
 
 

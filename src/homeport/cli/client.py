@@ -117,6 +117,10 @@ class VaultClient:
     def machines(self, site: str, *, refresh: bool = True) -> list[Machine]:
         return list(self._get(f"/v1/sites/{_part(site)}/machines", refresh=refresh)["machines"])
 
+    def start_machine(self, site: str, machine: str) -> Machine:
+        answer = self._post(f"/v1/sites/{_part(site)}/machines/{_part(machine)}/start", {})
+        return cast(Machine, answer["machine"])
+
     def policies(self) -> list[Policy]:
         return list(self._get("/v1/policies")["policies"])
 

@@ -36,6 +36,13 @@ MACHINES = lesson(
     "homeport machine list home",
     then="homeport protect MACHINE --from SITE --to SITE --policy NAME",
 )
+START = lesson(
+    "Power a machine on at its site.",
+    """A machine that runs is left alone. One that runs at the other site since a failover is refused: starting it here
+    too would split its history.""",
+    "homeport machine start home web1",
+    then="homeport protect MACHINE --from SITE --to SITE --policy NAME",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -72,6 +79,15 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         machines = session.vault.machines(site, refresh=refresh)
         session.answer({"machines": machines}, lambda console: show_machines(console, site, machines))
+
+    @command(machine, "start", START)
+    def start(
+        session: Session,
+        site: Annotated[str, typer.Argument(help="The site's name.")],
+        name: Annotated[str, typer.Argument(help="The machine's name at that site.")],
+    ) -> None:
+        started = session.vault.start_machine(site, name)
+        session.answer({"machine": started}, lambda console: console.print(f"{name} runs at {site}.", markup=False))
 
 
 def show_sites(console: Console, sites: list[Site]) -> None:

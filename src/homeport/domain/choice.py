@@ -1,4 +1,8 @@
-"""Which recovery point an operator means: by kind ("latest", …) or by its own name (reference 3)."""
+"""Which recovery point an operator means: by kind ("latest", …) or by its own name (reference 3).
+
+What came first is told by the points' places in their timelines, never by their times: these are of different
+machines' clocks, and a clock may step back.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from homeport.domain.errors import HomeportError
 from homeport.domain.points import Consistency, PointInfo
 
 _SHOWN = 20
+IMPORTED = "import"
+"""The tag of a point made of a powered-off machine's disks: where a timeline begins, not what an operator waits for."""
 
 
 class PointKind(StrEnum):
@@ -26,19 +32,21 @@ class PointNotAvailable(HomeportError):
     remedy = "See `homeport points ITEM` and choose one of those."
 
 
-def offered(points: Sequence[PointInfo]) -> list[PointInfo]:
-    """The points that an operator may choose, oldest first."""
-    return sorted((point for point in points if not point.hidden), key=lambda point: (point.time, point.id.number))
+def offered(points: Sequence[PointInfo], lineage: Sequence[str]) -> list[PointInfo]:
+    """The points that an operator may choose, oldest first. ``lineage``: their timelines, oldest first."""
+    place = {timeline: number for number, timeline in enumerate(lineage)}
+    shown = (point for point in points if not point.hidden)
+    return sorted(shown, key=lambda point: (place[point.id.timeline], point.id.number))
 
 
 def choose_point(points: Sequence[PointInfo], kind: str = PointKind.LATEST) -> PointInfo:
-    """The point meant by ``kind``: one of :class:`PointKind`, or "<timeline>/<number>".
+    """The point meant by ``kind``: one of :class:`PointKind`, or "<timeline>/<number>". ``points``: oldest first.
 
     Raises :class:`PointNotAvailable`, listing what is there.
     """
-    there = offered(points)
+    there = [point for point in points if not point.hidden]
     if kind in (PointKind.LATEST, PointKind.LATEST_PROCESSED):
-        found = there[-1:]
+        found = ([point for point in there if IMPORTED not in point.tags] or there)[-1:]
     elif kind == PointKind.LATEST_APP_CONSISTENT:
         found = [point for point in there if point.consistency is Consistency.APP][-1:]
     else:
@@ -57,7 +65,7 @@ def choose_point(points: Sequence[PointInfo], kind: str = PointKind.LATEST) -> P
 
 
 def offered_as(points: Sequence[PointInfo], point: PointInfo) -> list[str]:
-    """The kinds that mean ``point`` now."""
+    """The kinds that mean ``point`` now. ``points``: oldest first."""
     kinds = []
     for kind in PointKind:
         try:

@@ -74,7 +74,8 @@ _EITHER: dict[State, tuple[Operation, ...]] = {
     State.ENABLE_FAILED: (Operation.DISABLE,),
     State.FAILOVER_FAILED: (Operation.FAILOVER, Operation.DISABLE),
     State.REPROTECT_FAILED: (Operation.REPROTECT, Operation.DISABLE),
-    State.FAILBACK_FAILED: (Operation.FAILBACK, Operation.DISABLE),
+    # No disable: of its two machines neither may run until the failback is finished or undone.
+    State.FAILBACK_FAILED: (Operation.FAILBACK,),
     State.DISABLE_FAILED: (Operation.DISABLE,),
 }
 

@@ -26,7 +26,7 @@ from homeport.servers.replication_spec import ReplicationSpec
 from homeport.sources.interface import DiskView, Knowledge, PointView, Source
 from homeport.sources.verify import sample_clean_blocks
 from homeport.store.builder import PointBuilder
-from homeport.store.errors import StoreUnavailable
+from homeport.store.errors import Corrupt, PointNotFound, StoreUnavailable
 from homeport.store.reader import PointReader
 from homeport.store.spool import SpooledPoint, spooled_points
 from homeport.store.timeline import MachineStore
@@ -37,7 +37,8 @@ PART = 256 * MiB
 """A first copy is published in hidden parts of this many bytes: what is sent again after a crash at most."""
 
 PARTS = "parts"
-"""What a digest file says while it follows the parts of a first copy."""
+"""What a digest file says while it follows the parts of a first copy; followed by the tracker's incarnation where that
+tracker has known of every change since each part was copied."""
 
 SAMPLED_BLOCKS = 64
 SPOOL_LIMIT = 16
@@ -131,9 +132,9 @@ class Cycle:
         """Copy all disks live, in hidden parts; resumable while the tracker lives. The first point is what changed
         meanwhile."""
         seed = PointId(self._spec.timeline, 0)
-        tracked = seed in self._source.tracked()
-        if not tracked:
+        if seed not in self._source.tracked():
             self._source.track(seed)
+        incarnation = self._source.tracked()[seed]
         parts = {part.disk: part.ranges for part in self._writer.parts()}
         view = self._source.live()
         plan = [(disk, self._allocated(disk)) for disk in view.disks]
@@ -145,19 +146,31 @@ class Cycle:
 
         for disk, allocated in plan:
             file = self._file(disk)
-            copied = parts.get(disk.id, Extents())
-            if not parts:
-                file.reset(0)
-                file.validate(PARTS)
-            elif file.valid_for != PARTS:
-                file.reset(UNKNOWN)
-                file.validate(PARTS)
-                copied = Extents()
-            if not tracked:
-                copied = Extents()  # copied before the tracker was lost: it may have changed since
+            copied, label = self._copied(disk, file, parts.get(disk.id), incarnation)
             progress(copied.intersect(allocated).total)
             for offset, length in Extents.whole(disk.size).subtract(copied).pieces(PART):
-                self._part(view, disk, file, Extents.of([(offset, length)]), allocated, progress)
+                self._part(view, disk, file, Extents.of([(offset, length)]), allocated, progress, label)
+            file.validate(_copied_under(incarnation))
+        self._incarnation = incarnation
+
+    def _copied(self, disk: DiskView, file: DigestFile, parts: Extents | None, incarnation: str) -> tuple[Extents, str]:
+        """What of a disk needn't be looked at again, and what its digest file says until all of it has been."""
+        label = file.valid_for
+        if parts is None:  # nothing of this disk is in the store
+            file.reset(0)
+            label = _copied_under(incarnation)
+        elif not _of_parts(label):
+            file.reset(UNKNOWN)
+            label = PARTS
+        elif label == _copied_under(incarnation):
+            unsure = Extents.of_blocks(np.flatnonzero(~known(file.digests)), BLOCK, disk.size)
+            return parts.subtract(unsure), label
+        else:
+            # Copied under a tracker that was lost: anything may have changed since. The digests still tell what the
+            # store holds; only when all was compared may the new tracker be relied on.
+            label = PARTS
+        file.validate(label)
+        return Extents(), label
 
     def _part(
         self,
@@ -167,6 +180,7 @@ class Cycle:
         window: Extents,
         allocated: Extents,
         progress: Callable[[int], None],
+        label: str,
     ) -> None:
         folder = self._cache / "part"
         shutil.rmtree(folder, ignore_errors=True)
@@ -182,9 +196,10 @@ class Cycle:
             raise
         changes = spooled.changed_digests().get(disk.id)
         if changes is not None:
-            file.invalidate()  # from here until the part is known to be published
+            numbers, digests = changes
+            file.update((numbers, np.full_like(digests, UNKNOWN)), label)  # until the part is known to be published
             self._writer.publish_part(spooled)
-            file.update(changes, PARTS)
+            file.update(changes, label)
         spooled.remove()
 
     # ── points ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -241,7 +256,9 @@ class Cycle:
 
     def _incarnation_of(self, base: PointId, reader: PointReader | None) -> str | None:
         """What the tracker of a point of this timeline must be, by the point's own record. A machine that was started
-        on a point got a fresh one then: None."""
+        on a point got a fresh one then: None. Before the first point: that of the tracker of the first copy."""
+        if self._head is None:
+            return self._incarnation
         if base != self._head or base.timeline != self._spec.timeline or base.number == 0:
             return None
         if self._incarnation is None and reader is not None:
@@ -274,7 +291,9 @@ class Cycle:
         complete: dict[str, Digests],
     ) -> str:
         file = self._file(disk)
-        valid = file.valid_for == (str(head) if head else PARTS)
+        valid = file.valid_for == str(head) if head else _of_parts(file.valid_for)
+        if not valid:
+            file.invalidate()  # it may bear the name of the very point that is taken now, from an attempt that was lost
         if self._is_new(disk, head, reader):
             file.reset(0)
             self._walk(disk, builder, FileBase(file.digests), Extents.whole(disk.size), self._allocated(disk))
@@ -315,13 +334,21 @@ class Cycle:
             return disk.changed.extents
         if self._spec.same_as is None or reader is None:
             return None
-        same = self._own_store.open(self._spec.same_as)
-        if disk.id not in same.disks or disk.id not in reader.disks:
+        try:
+            same = self._own_store.open(self._spec.same_as)
+            if disk.id not in same.disks or disk.id not in reader.disks:
+                return None
+            if not np.array_equal(same.digests(disk.id).regions(), reader.digests(disk.id).regions()):
+                log.warning(
+                    "the timeline's base is not the point it was said to be", disk=disk.id, item=self._spec.item
+                )
+                return None
+            apart = same.changed_since(base, disk.id)
+        except (PointNotFound, Corrupt) as error:
+            log.warning(
+                "this site's store can't tell what differs", disk=disk.id, item=self._spec.item, why=error.cause
+            )
             return None
-        if not np.array_equal(same.digests(disk.id).regions(), reader.digests(disk.id).regions()):
-            log.warning("the timeline's base is not the point it was said to be", disk=disk.id, item=self._spec.item)
-            return None
-        apart = same.changed_since(base, disk.id)
         return disk.changed.extents.union(apart).clip(0, disk.size)
 
     def _sample(self, disk: DiskView, candidates: Extents, held: Base | None, seed: str) -> list[int]:
@@ -400,6 +427,18 @@ class Cycle:
         return disk.allocated().align(BLOCK, disk.size)
 
     def _file(self, disk: DiskView) -> DigestFile:
-        if disk.id not in self._files:
-            self._files[disk.id] = DigestFile(self._digest_folder / disk.id, disk.size)
-        return self._files[disk.id]
+        file = self._files.get(disk.id)
+        if file is not None and file.blocks != -(-disk.size // BLOCK):  # the disk was resized
+            file.close()
+            file = None
+        if file is None:
+            file = self._files[disk.id] = DigestFile(self._digest_folder / disk.id, disk.size)
+        return file
+
+
+def _copied_under(incarnation: str) -> str:
+    return f"{PARTS} {incarnation}"
+
+
+def _of_parts(valid_for: str | None) -> bool:
+    return valid_for is not None and valid_for.split(" ")[0] == PARTS

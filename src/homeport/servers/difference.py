@@ -77,7 +77,8 @@ class PointBase:
         with self._lock:
             if region not in self._regions:
                 wanted = min(BLOCKS_PER_REGION, self._blocks - region * BLOCKS_PER_REGION)
-                held = self._point.blocks(region)[:wanted]
+                beyond = region * BLOCKS_PER_REGION * BLOCK >= self._point.size  # the disk has grown since
+                held = np.zeros((0, 16), np.uint8) if beyond else self._point.blocks(region)[:wanted]
                 if len(held) < wanted:
                     held = np.concatenate((held, np.zeros((wanted - len(held), 16), np.uint8)))
                 self._regions[region] = held

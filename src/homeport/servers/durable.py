@@ -8,7 +8,7 @@ from pathlib import Path
 
 def write_durably(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Replace ``path`` atomically; file and folder are fsynced when it returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
@@ -27,6 +27,15 @@ def write_all(file: int, content: bytes | bytearray | memoryview, offset: int) -
         written = os.pwrite(file, view, offset)
         view = view[written:]
         offset += written
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` and what is missing above it; their names are durable when it returns."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,7 @@ def import_base(
     point = PointId(timeline, 0)
     for info in store.points(timeline, hidden=True) if _exists(store, timeline) else []:
         if info.id == point:
+            shutil.rmtree(spool, ignore_errors=True)
             return info, info.logical_bytes
     store.create_timeline(timeline, parent=parent, origin=origin)
     writer = store.writer(timeline, owner)

@@ -87,6 +87,10 @@ class MasterTarget:
         base, so only what differs between the two points is looked at; any other disk is compared in full, locally.
         Idempotent; may be called again after a kill. Raises DiskChanged, RetentionFull.
         """
+        for disk in machine.disks:
+            if target.disks.get(disk.id) != disk.size:
+                held = target.disks.get(disk.id, "none")
+                raise DiskChanged(f"{machine.name}/{disk.id} has {disk.size} bytes, the recovery point {held}")
         place = self._retention / machine.uuid
         if _Drive.aims_elsewhere(place, base.info.id, target.info.id):
             self.roll_back(folder, machine)
@@ -95,10 +99,6 @@ class MasterTarget:
         done = 0
         for disk in machine.disks:
             path = folder / disk.path
-            if target.disks[disk.id] != disk.size:
-                raise DiskChanged(
-                    f"{machine.name}/{disk.id} has {disk.size} bytes, the recovery point {target.disks[disk.id]}"
-                )
             holds_base = untouched and imported is not None and imported.get(disk.id) == stamp(path)
             with ExitStack() as stack:
                 image = stack.enter_context(open_image(path, disk.format, writable=True))
@@ -172,6 +172,10 @@ class _Drive:
                     code="failback.retention-in-use",
                     remedy="Roll that failback back or commit it first.",
                 )
+        else:
+            # Left by a discard that was interrupted: bytes of a failback that is over.
+            for left in (*place.glob("*.journal"), *place.glob("*.data")):
+                left.unlink()
         write_durably(path, json.dumps(plan).encode())
 
     @staticmethod
@@ -205,7 +209,7 @@ class _SavedDisk:
         self._data = os.open(data, os.O_RDWR | os.O_CREAT, 0o600)
         os.ftruncate(self._data, size)
         self.extents = _journal(journal)
-        self._journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._journal = os.open(journal, os.O_WRONLY | os.O_CREAT, 0o600)
         sync_folder(data.parent)
 
     def __enter__(self) -> _SavedDisk:
@@ -229,7 +233,7 @@ class _SavedDisk:
         os.fdatasync(self._data)
         # A torn line before these is closed by a newline of its own, and is not a valid line.
         lines = b"\n" + b"".join(_line(offset, length) for offset, length in fresh)
-        os.write(self._journal, lines)
+        write_all(self._journal, lines, os.fstat(self._journal).st_size)
         os.fdatasync(self._journal)
         self.extents = self.extents.union(fresh)
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
+from homeport.domain.errors import HomeportError
 from homeport.domain.machines import Machine
 from homeport.domain.points import PointId
 from homeport.servers.durable import write_durably
 from homeport.servers.process import end, read_identity
 from homeport.sites.interface import PointService
 from homeport.store.keys import MachineKey
+
+END_SECONDS = 30.0
 
 
 class PointServices:
@@ -42,9 +48,36 @@ class PointServices:
         return PointService(str(place / "point.sock"), exports, command)
 
     def end(self, vm: str) -> None:
-        """End the point server of ``vm``, if any, and forget it."""
+        """End the point server of ``vm``, if any, and forget it. One that is just starting holds the lock before it
+        has written down who it is: it is waited for."""
         place = self._folder / vm
-        identity = read_identity(place / "point.pid")
-        if identity:
-            end(identity)
+        deadline = time.monotonic() + END_SECONDS
+        while True:
+            identity = read_identity(place / "point.pid")
+            if identity:
+                end(identity)
+            if not _held(place / "point.lock"):
+                break
+            if time.monotonic() > deadline:
+                raise HomeportError(
+                    f"the recovery point's server of {vm} neither answers nor ends",
+                    code="point-server.stuck",
+                    remedy="End the process that holds point.lock in the folder named, then restart the job.",
+                    folder=str(place),
+                )
+            time.sleep(0.02)
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _held(lock: Path) -> bool:
+    try:
+        file = os.open(lock, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False

@@ -72,6 +72,9 @@ class _Stop(Exception):
     """The loop was asked to end."""
 
 
+_STOPPED = HomeportError("replication has stopped", code="replication.stopped")
+
+
 @dataclass
 class _Request:
     consistency: Consistency
@@ -186,7 +189,7 @@ class Replication:
                     self._wake.wait(RETRY_AFTER)
                     self._wake.clear()
         finally:
-            self._refuse_requests(HomeportError("replication has stopped", code="replication.stopped"))
+            self._refuse_requests(_STOPPED)
             if self._phase not in ("stopped",):
                 self._say("stopped", force=True)
 
@@ -252,7 +255,7 @@ class Replication:
             self._ship(cycle, store)
         except BaseException as error:
             if request:
-                request.answer.set_exception(error)
+                request.answer.set_exception(_STOPPED if isinstance(error, _Stop) else error)
             if isinstance(error, StoreUnavailable) and cycle.backlog:
                 self._failed("error", error)  # points wait in the cache; the next round tries again
                 return None
@@ -291,7 +294,7 @@ class Replication:
             self._points = store.points(self.spec.timeline)
             self._rpo_from = self._points[-1].time
         except BaseException as error:
-            answer.set_exception(error)
+            answer.set_exception(_STOPPED if isinstance(error, _Stop) else error)
             self._final = None
             raise
         answer.set_result(final)

@@ -81,6 +81,7 @@ class SiteWork:
         self._owner = name
         self._kinds: dict[str, Callable[[Params, Progress], Result]] = {
             "inventory": self._inventory,
+            "start-machine": self._start_machine,
             "prepare-timeline": self._prepare_timeline,
             "replicate": self._replicate,
             "stop-replication": self._stop_replication,
@@ -208,7 +209,15 @@ class SiteWork:
     def _take_point(self, params: Params, progress: Progress) -> Result:
         replication = self._running(params["item"])
         tags = (params["tag"],) if params.get("tag") else ()
-        taken = replication.take_point(Consistency(params["consistency"]), tags, params.get("timeout", 5 * MINUTE))
+        timeout = float(params.get("timeout", 5 * MINUTE))
+        try:
+            taken = replication.take_point(Consistency(params["consistency"]), tags, timeout)
+        except TimeoutError as error:
+            raise HomeportError(
+                f"no point was taken within {timeout:.0f} s: replication is busy",
+                code="replication.busy",
+                remedy="See `homeport status ITEM` for what it does; the point is taken when it is done.",
+            ) from error
         return {
             "point": str(taken.point),
             "consistency": str(taken.consistency),
@@ -244,6 +253,9 @@ class SiteWork:
             head = replication.head
             replication.stop(timeout=MINUTE)
             outcome = Final(head, False, [f"the last changes could not be taken: {error or 'nothing moved any more'}"])
+            self._stay_off(params["vm"])
+            if cache:  # asked again, there is no machine left that could tell
+                write_durably(cache / "final.json", json.dumps(outcome.to_json()).encode())
         with self._lock:
             self._replications.pop(item, None)
         replication.stop()
@@ -316,6 +328,9 @@ class SiteWork:
 
     def _inventory(self, params: Params, progress: Progress) -> Result:
         return {"machines": [machine.to_json() for machine in self._site.machines()], "facts": self._site.facts()}
+
+    def _start_machine(self, params: Params, progress: Progress) -> Result:
+        return {"machine": self._site.start(params["vm"], StartOptions()).to_json()}
 
     def _start_from_point(self, params: Params, progress: Progress) -> Result:
         keys = machine_key_of(params)
@@ -486,7 +501,7 @@ class SiteWork:
         machine_key(self._objects, self._vault, params["machine"], create=machine_key_of(params))
 
     def _check_fence(self, item: str, fence: int) -> None:
-        path = self._folder / "cache" / item / "fence"
+        path = self._folder / "fences" / item  # outlasts the item: work may come late
         with self._lock:
             seen = int(path.read_text()) if path.exists() else 0
             if fence < seen:

@@ -27,6 +27,7 @@ class Timeouts:
     stop_replication: float = 5
     inventory: float = 30
     forget: float = 60
+    resumed: float = 60
 
 
 @dataclass

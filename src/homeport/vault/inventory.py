@@ -54,6 +54,13 @@ def ask_site(core: Core, name: str) -> list[Json]:
     return refresh(core, name, ask(core, request))
 
 
+def start_machine(core: Core, name: str, vm: str) -> Machine:
+    """Power a machine on at its site. Raises what the site says (fenced, not found …), SiteUnreachable."""
+    limit = core.timeouts.inventory
+    request = Ask(name, "start-machine", {"vm": vm}, key=f"start:{uuid.uuid4().hex}", silence=limit, limit=limit)
+    return Machine.from_json(ask(core, request)["machine"])
+
+
 def machines(core: Core, name: str, *, fresh: bool = False) -> list[Json]:
     """By name; asked of the site where that is wanted, or was never done."""
     with core.database.read() as session:

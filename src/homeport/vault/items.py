@@ -8,6 +8,7 @@ What one operation leaves for a later one lies in an item's ``ties``:
 ``next_timeline``  {"timeline", "import_point"}: prepared at the away site by the commit of a failback
 ``pending``        {"fork" | "import": timeline}: named by an operation that has not ended, so that its repetition
                    names the same one
+``attempted``      the point that the recovery machine was last asked to start from: it may be there, whole or in part
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def points_of(session: Session, item: ItemRow) -> list[PointInfo]:
     if item.state not in OFFERS_POINTS:
         return []
     rows = session.scalars(select(PointRow).where(PointRow.timeline.in_(item.lineage)))
-    return choice.offered([PointInfo.from_json(row.data) for row in rows])
+    return choice.offered([PointInfo.from_json(row.data) for row in rows], item.lineage)
 
 
 def allowed(session: Session, item: ItemRow) -> tuple[Operation, ...]:
@@ -102,7 +103,7 @@ def to_json(core: Core, session: Session, item: ItemRow) -> Json:
         rpo=rpo,
         rpo_threshold=policy.rpo_threshold,
         silence=core.liveness.silence(item.active_site),
-        error=_error_text(error),
+        error=error_text(error),
     )
     grade, reasons = health.health(condition)
     return {
@@ -152,7 +153,8 @@ def total_crossed(ledger: Json) -> Json:
     return {way: sum(entry.get(way, (0, 0))[0] for entry in ledger.values()) for way in ("out", "in")}
 
 
-def _error_text(error: Any) -> str | None:
+def error_text(error: Any) -> str | None:
+    """What a report says of its trouble, in words."""
     if not error:
         return None
     if isinstance(error, dict):

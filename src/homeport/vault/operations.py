@@ -93,7 +93,7 @@ def _new_item(session: Session, machine: Machine, home: str, away: str, policy: 
         name=machine.name,
         machine=machine.uuid,
         description=machine.to_json(),
-        machine_key=random.token_hex(32),
+        machine_key=_key_of(session, machine.uuid),
         home=home,
         away=away,
         policy=policy,
@@ -110,6 +110,13 @@ def _new_item(session: Session, machine: Machine, home: str, away: str, policy: 
     session.add(item)
     session.flush()
     return item
+
+
+def _key_of(session: Session, machine: str) -> str:
+    """The key of the machine's last protection, if there was one: a site that could not be told to forget keeps that
+    key beside the data, and takes no other."""
+    ended = select(ItemRow.machine_key).where(ItemRow.machine == machine).order_by(ItemRow.created.desc()).limit(1)
+    return session.scalar(ended) or random.token_hex(32)
 
 
 def begin(core: Core, name: str, operation: Operation, params: Json) -> str:

@@ -28,7 +28,7 @@ from homeport.domain.states import Direction, State
 from homeport.vault import faults, items, jobs
 from homeport.vault.core import Core, current
 from homeport.vault.database import ItemRow, JobRow, Json, TaskRow, now
-from homeport.vault.work import Ask, ask, error_from_json
+from homeport.vault.work import Ask, ask, error_from_json, post
 
 log = structlog.get_logger(__name__)
 
@@ -108,6 +108,11 @@ class Facts:
         found: Json | None = self.ties.get("stopped")
         return found
 
+    @property
+    def attempted(self) -> str | None:
+        found: str | None = self.ties.get("attempted")
+        return found
+
     def pending(self, purpose: str) -> str:
         timeline: str = self.ties["pending"][purpose]
         return timeline
@@ -142,12 +147,20 @@ class Step:
         self, site: str, kind: str, params: Json, *, silence: float | None = None, limit: float | None = None
     ) -> Json:
         """Ask a site's server and wait; a step that runs again finds what it asked before."""
-        key = f"{self.job}:{self.name}:{self._asked}"
-        self._asked += 1
+        key = self._next_key()
         return ask(
             self.core,
             Ask(site, kind, params, key, item=self._item, job=self.job, task=self.name, silence=silence, limit=limit),
         )
+
+    def post(self, site: str, kind: str, params: Json) -> None:
+        """Ask a site's server without waiting: it gets it when it is there, be that hours later."""
+        post(self.core, Ask(site, kind, params, self._next_key(), item=self._item))
+
+    def _next_key(self) -> str:
+        key = f"{self.job}:{self.name}:{self._asked}"
+        self._asked += 1
+        return key
 
     @contextmanager
     def item(self) -> Iterator[tuple[Session, ItemRow]]:
@@ -224,6 +237,9 @@ class Run:
                 if self.transition.during is not None:
                     item.state = self.transition.during
                 pending = dict(item.ties.get("pending", {}))
+                if pending.get("fork") in {item.timeline, *item.lineage}:
+                    # The item went on in it already, so this operation will end it (or has): that takes another one.
+                    del pending["fork"]
                 for purpose in purposes:
                     pending.setdefault(purpose, new_timeline())
                 item.ties = {**item.ties, "pending": pending}

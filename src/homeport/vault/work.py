@@ -4,6 +4,8 @@
        ▲                │                       │
        └── its server restarted (new executor) ─┘        withdrawn: the vault stopped waiting
 
+Work may also be posted: nobody waits for it, and it stays queued until the site's server comes for it.
+
 A piece of work is found again by its key (job and step), so that a step which runs twice asks once. Each carries a
 fence number that grows with everything asked for an item; a receiver refuses a lower one than it has seen.
 """
@@ -95,6 +97,32 @@ def ask(core: Core, request: Ask) -> Json:
         raise error_from_json(found.error or {})
 
 
+def post(core: Core, request: Ask) -> None:
+    """Ask and don't wait: nobody reads the outcome, and no limit of time withdraws it (see :func:`withdraw_posted`)."""
+    _find_or_queue(core, request)
+
+
+def withdraw_posted(core: Core, item: str, kind: str, site: str, vm: str) -> None:
+    """What was posted about a machine of ``item`` must not be done from now on: what is queued is never handed out;
+    what the site's server has in hand is waited for, while the server is there."""
+
+    def still_open() -> list[WorkRow]:
+        with core.database.read() as session:
+            wanted = select(WorkRow).where(WorkRow.kind == kind, WorkRow.site == site, WorkRow.state.in_(OPEN))
+            rows = list(session.scalars(wanted))
+        return [row for row in rows if row.params["item"] == item and row.params["vm"] == vm]
+
+    def done() -> bool | None:
+        for row in still_open():
+            if row.state == "queued":
+                _withdraw(core, row.id, ("queued",))
+        return True if not still_open() or core.liveness.gone(site, core.timeouts.gone) else None
+
+    core.signal.until(done, core.timeouts.silence)
+    for row in still_open():
+        _withdraw(core, row.id)
+
+
 def error_from_json(data: Json) -> HomeportError:
     """An error as a site's server told it; what it left out is filled in."""
     details = {key: value for key, value in dict(data.get("details") or {}).items() if key not in _RESERVED}
@@ -150,11 +178,11 @@ def item_params(core: Core, item: ItemRow) -> Json:
     }
 
 
-def _withdraw(core: Core, work: str) -> bool:
-    """Stop waiting for it; False when it has an outcome already."""
+def _withdraw(core: Core, work: str, states: tuple[str, ...] = OPEN) -> bool:
+    """Stop waiting for it; False when it is in none of ``states`` any more."""
     with core.database.write() as session:
         row = session.get_one(WorkRow, work)
-        if row.state not in OPEN:
+        if row.state not in states:
             return False
         row.state, row.changed = "withdrawn", now()
     return True

@@ -29,6 +29,7 @@ _STATUS = {
     "item.protection-refused": 409,
     "item.exists": 409,
     "site.exists": 409,
+    "site.path-overlaps": 409,
     "policy.exists": 409,
     "machine.not-protectable": 409,
     "point.not-available": 409,

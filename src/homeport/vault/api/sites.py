@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from fastapi import APIRouter
@@ -30,6 +32,13 @@ class SiteInvalid(HomeportError):
     remedy = "Use letters, digits, dots, dashes and underscores, at most 63."
 
 
+class SitePathOverlaps(HomeportError):
+    """Two sites would look after the same machines."""
+
+    code = "site.path-overlaps"
+    remedy = "Give each site a folder of its own, none within another's."
+
+
 class NewSite(BaseModel):
     """``path``: the provider's folder at that site."""
 
@@ -51,6 +60,12 @@ def site_json(core: Core, site: SiteRow) -> dict[str, Any]:
     }
 
 
+def overlap(one: str, other: str) -> bool:
+    """Whether one path is the other or lies in it; by their names alone, for the vault opens no folder of a site."""
+    first, second = (PurePosixPath(posixpath.normpath(path)) for path in (one, other))
+    return first.is_relative_to(second) or second.is_relative_to(first)
+
+
 @router.get("")
 def list_sites(core: TheCore) -> dict[str, Any]:
     with core.database.read() as session:
@@ -65,6 +80,12 @@ def add_site(core: TheCore, body: NewSite) -> dict[str, Any]:
     with core.database.write() as session:
         if session.get(SiteRow, body.name) is not None:
             raise SiteExists(f"There is a site {body.name!r} already.")
+        for other in session.scalars(select(SiteRow)):
+            if overlap(body.path, other.path):
+                raise SitePathOverlaps(
+                    f"The path {body.path!r} is that of site {other.name!r}, {other.path!r}, or one lies in the other.",
+                    site=other.name,
+                )
         site = SiteRow(name=body.name, provider=body.provider, path=body.path, facts={})
         session.add(site)
     added = site_json(core, site)
@@ -83,3 +104,11 @@ def get_site(core: TheCore, site: str) -> dict[str, Any]:
 def list_machines(core: TheCore, site: str, refresh: bool = False) -> dict[str, Any]:
     """What the site saw when it was last asked; ``refresh``: ask it now."""
     return {"machines": inventory.machines(core, site, fresh=refresh)}
+
+
+@router.post("/{site}/machines/{machine}/start")
+def start_machine(core: TheCore, site: str, machine: str) -> dict[str, Any]:
+    """Power a machine on; one that runs is left alone, one that is fenced (it runs elsewhere) is refused."""
+    with core.database.read() as session:
+        inventory.site(session, site)
+    return {"machine": inventory.start_machine(core, site, machine).to_json()}

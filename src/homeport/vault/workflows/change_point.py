@@ -11,6 +11,7 @@ from homeport.domain.states import State
 from homeport.vault.database import Json
 from homeport.vault.steps import Effect, Facts, Run, operation
 from homeport.vault.workflows import replication
+from homeport.vault.workflows.failover import remove
 
 STEPS = {
     "choose-point": "Choose the recovery point",
@@ -26,14 +27,15 @@ def change_point(run: Run) -> None:
     facts = run.begin()
     try:
         chosen = run.step("choose-point", replication.choose(run.params["point"]), cancellable=False)
-        run.step("remove-machine", replication.remove_machine(facts.away, facts.vm), cancellable=False)
+        run.step("remove-machine", remove(facts, facts.failover_point), cancellable=False)
         started = run.step("start-machine", start(facts, chosen["point"]), cancellable=False)
     except HomeportError as error:
         if "remove-machine" not in run.performed:
             run.fail(error, state=State.FAILOVER_COMMIT_PENDING)
             return
         assert facts.failover_point is not None
-        run.step("undo-remove", replication.remove_machine(facts.away, facts.vm), cancellable=False)
+        there = chosen["point"] if "start-machine" in run.performed else facts.failover_point
+        run.step("undo-remove", remove(facts, there), cancellable=False)
         earlier = run.step("undo-start", start(facts, facts.failover_point), cancellable=False)
         run.fail(error, state=State.FAILOVER_COMMIT_PENDING, recovery_machine=machine(facts, earlier))
         return

@@ -14,5 +14,7 @@ STEPS = {"remove-machine": "Remove the test machine"}
 def cleanup(run: Run) -> None:
     facts = run.begin()
     vm = facts.test["machine"] if facts.test else test_machine(facts.vm)
-    run.step("remove-machine", replication.remove_machine(facts.away, vm), cancellable=False)
+    point = facts.test["point"] if facts.test else None
+    remove = replication.remove_machine(facts, facts.away, vm, point, test=True)
+    run.step("remove-machine", remove, cancellable=False)
     run.finish({"notes_of_test": run.params["notes"]}, test=None)

@@ -11,6 +11,7 @@ from homeport.domain.states import State
 from homeport.vault.database import Json
 from homeport.vault.steps import Effect, Facts, Run, Step, operation
 from homeport.vault.workflows import replication
+from homeport.vault.workflows.failover import remove
 
 STEPS = {
     "import-base": "Keep the recovery machine's final state as a recovery point",
@@ -29,7 +30,7 @@ def commit(run: Run) -> None:
     facts = run.begin("import")
     if "next_timeline" not in facts.ties:
         run.step("import-base", keep_final_state(facts), cancellable=False)
-    run.step("remove-machine", replication.remove_machine(facts.away, facts.vm), cancellable=False)
+    run.step("remove-machine", remove(facts, facts.failover_point), cancellable=False)
     run.step("hide-points", replication.hide_points(facts.home, facts.lineage), cancellable=False)
     run.finish(recovery_machine=None, failover_point=None, ties={"pending": None})
 

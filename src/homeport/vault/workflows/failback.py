@@ -2,6 +2,8 @@
 
 What is overwritten goes to the retention drive first: if anything fails from there on, or the job is cancelled, the
 disks are rolled back and the recovery machine goes on, in a fork of the timeline that the failback ended.
+
+The original starts only when the recovery machine was stopped as planned, or when its site is known to be gone.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from homeport.vault.workflows import replication
 STEPS = {
     "planned-stop": "Shut the recovery machine down and ship its last changes",
     "stop-replication": "Stop replication",
+    "fence-recovery-machine": "Keep the recovery machine from running, whenever its site is there again",
     "end-timeline": "End the timeline",
     "choose-point": "Choose the recovery point",
     "write-disks": "Bring the original's disks to the recovery point",
@@ -31,7 +34,16 @@ UNDO = {
     "undo-fork": "Go on in a fork of the timeline",
     "undo-start-recovery": "Start the recovery machine again",
     "undo-replicate": "Start replication again",
+    "undo-check": "See that replication runs",
 }
+
+
+class RecoveryMachineNotStopped(HomeportError):
+    """Its last changes are not in the store, though its site is there."""
+
+    code = "failback.machine-not-stopped"
+    remedy = "Remove what keeps them (see the cause), then restart the job."
+
 
 UNDONE: dict[str, Any] = {"ties": {"pending": None}}
 
@@ -55,11 +67,16 @@ def failback(run: Run) -> None:
 def bring_home(run: Run, facts: Facts) -> None:
     stopped = facts.stopped
     if replication.final_point(stopped) is None:
-        attempt = run.attempt("planned-stop", replication.planned_stop(facts, facts.away))
-        if attempt.note is not None:
+        stopped = run.step("planned-stop", stop_recovery_machine(facts))
+        if stopped["gone"]:
+            run.notes.append(
+                f"Site {facts.away!r} is gone, so the recovery machine was not shut down: what it wrote after the "
+                "chosen point is lost, and it is fenced and powered off when its site is there again."
+            )
             run.attempt("stop-replication", replication.stop_replication(facts.away))
+            run.step("fence-recovery-machine", fence_recovery_machine(facts))
     run.step("end-timeline", replication.end_timeline(facts.home, facts.timeline))
-    chosen = run.step("choose-point", replication.choose(run.params["point"]))
+    chosen = run.step("choose-point", replication.choose(run.params["point"], stopped))
     written = run.step("write-disks", write_disks(facts, chosen["point"]))
     started = run.step("start-original", replication.start_original(facts, facts.home, chosen["point"]))
     run.finish(
@@ -71,6 +88,38 @@ def bring_home(run: Run, facts: Facts) -> None:
 
 def untouched(run: Run) -> bool:
     return not run.performed - {"begin"} and run.before is not State.FAILBACK_FAILED
+
+
+def stop_recovery_machine(facts: Facts) -> Effect:
+    """A planned stop that must be complete. "gone": there was nobody to ask. Raises what the site answered, or
+    :class:`RecoveryMachineNotStopped`."""
+    stop = replication.planned_stop(facts, facts.away)
+
+    def effect(step: Step) -> Json:
+        liveness, limit = step.core.liveness, step.core.timeouts.gone
+
+        def known() -> bool | None:
+            return True if liveness.silence(facts.away) is not None or liveness.gone(facts.away, limit) else None
+
+        # A vault that began just now has not heard of anyone yet.
+        step.core.signal.until(known, every=0.2)
+        if liveness.gone(facts.away, limit):
+            return {"point": None, "complete": False, "gone": True}
+        stopped: Json = stop(step)
+        if not stopped["complete"]:
+            notes = "; ".join(stopped["notes"]) or "its site tells no reason"
+            raise RecoveryMachineNotStopped(
+                f"The last changes of the recovery machine {facts.vm} at site {facts.away!r} could not be taken: "
+                f"{notes}."
+            )
+        return {**stopped, "gone": False}
+
+    return effect
+
+
+def fence_recovery_machine(facts: Facts) -> Effect:
+    reason = f"{facts.name} was failed back to site {facts.home!r} without this one"
+    return replication.fence(facts, facts.away, reason, power_off=True)
 
 
 def write_disks(facts: Facts, point: str) -> Effect:
@@ -119,6 +168,7 @@ def undo(run: Run, facts: Facts) -> None:
         ),
         cancellable=False,
     )
+    run.step("undo-check", replication.wait_until_it_runs(facts, fork), cancellable=False)
 
 
 def power_off(facts: Facts) -> Effect:

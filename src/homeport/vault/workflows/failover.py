@@ -1,7 +1,7 @@
 """Failover: the machine goes on at the other site, from a recovery point. Works with the source's site gone.
 
 Replication always stops before the recovery machine is made (reference 2.5, invariant 4): ending the timeline fences
-a source that can't be told.
+a source that can't be told. Unless it was stopped as planned, its machine is fenced too, as soon as its site is there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from homeport.domain.choice import PointKind
 from homeport.domain.operations import Operation
 from homeport.domain.points import Consistency
 from homeport.domain.states import State
-from homeport.vault.steps import Cancelled, Facts, Run, operation
+from homeport.vault.database import Json
+from homeport.vault.steps import Cancelled, Effect, Facts, Run, operation
 from homeport.vault.workflows import replication
 
 STEPS = {
@@ -20,7 +21,9 @@ STEPS = {
     "take-point": "Make a recovery point of the latest changes",
     "stop-replication": "Stop replication",
     "end-timeline": "End the timeline: the source is fenced off",
+    "fence-source": "Keep the source from starting again, whenever its site is there",
     "choose-point": "Choose the recovery point",
+    "remove-earlier": "Remove the recovery machine of an earlier try",
     "start-machine": "Start the machine from the recovery point",
 }
 
@@ -30,6 +33,7 @@ UNDO = {
     "undo-fork": "Go on in a fork of the timeline",
     "undo-start-original": "Start the original machine again",
     "undo-replicate": "Start replication again",
+    "undo-check": "See that replication runs",
 }
 
 
@@ -39,7 +43,12 @@ def failover(run: Run) -> None:
     try:
         stop_source(run, facts)
         run.step("end-timeline", replication.end_timeline(facts.away, facts.timeline))
-        chosen = run.step("choose-point", replication.choose(run.params["point"]))
+        stopped = how_it_stopped(run, facts)
+        if replication.final_point(stopped) is None:
+            run.step("fence-source", fence_source(run, facts))
+        chosen = run.step("choose-point", replication.choose(run.params["point"], stopped))
+        if facts.attempted not in (None, chosen["point"]):
+            run.step("remove-earlier", remove(facts, facts.attempted))
         started = run.step(
             "start-machine",
             replication.start_from_point(
@@ -74,15 +83,36 @@ def stop_source(run: Run, facts: Facts) -> None:
     run.attempt("stop-replication", replication.stop_replication(facts.home))
 
 
+def how_it_stopped(run: Run, facts: Facts) -> Json | None:
+    found: Json | None = run.values["planned-stop"] if "planned-stop" in run.performed else facts.stopped
+    return found
+
+
+def fence_source(run: Run, facts: Facts) -> Effect:
+    reason = f"{facts.name} was failed over to site {facts.away!r}"
+    return replication.fence(facts, facts.home, reason, power_off=run.params["shutdown"])
+
+
+def remove(facts: Facts, point: str | None) -> Effect:
+    return replication.remove_machine(facts, facts.away, facts.vm, point, test=False)
+
+
+def attempted(run: Run, facts: Facts) -> str | None:
+    """The point of a recovery machine that may be there, by this job or an earlier one."""
+    if "start-machine" in run.performed:
+        point: str = run.values["choose-point"]["point"]
+        return point
+    return None if "remove-earlier" in run.performed else facts.attempted
+
+
 UNDONE: dict[str, Any] = {"recovery_machine": None, "failover_point": None, "ties": {"pending": None}}
 
 
 def undo(run: Run, facts: Facts) -> None:
     """The original goes on as if there had been no failover, in a fork of the timeline that the failover ended."""
-    stopped = facts.stopped
-    if "planned-stop" in run.performed:
-        stopped = run.values["planned-stop"]
-    run.step("undo-remove-machine", replication.remove_machine(facts.away, facts.vm), cancellable=False)
+    started = attempted(run, facts)
+    if started is not None:
+        run.step("undo-remove-machine", remove(facts, started), cancellable=False)
     ended = run.step("undo-end-timeline", replication.end_timeline(facts.away, facts.timeline), cancellable=False)
     fork = facts.pending("fork")
     run.step(
@@ -90,7 +120,7 @@ def undo(run: Run, facts: Facts) -> None:
         replication.prepare_timeline(facts, facts.away, fork, parent=ended["head"]),
         cancellable=False,
     )
-    final = replication.final_point(stopped)
+    final = replication.final_point(how_it_stopped(run, facts))
     run.step(
         "undo-start-original",
         replication.start_original(facts, facts.home, final, resumes=True),
@@ -109,6 +139,7 @@ def undo(run: Run, facts: Facts) -> None:
         ),
         cancellable=False,
     )
+    run.step("undo-check", replication.wait_until_it_runs(facts, fork), cancellable=False)
 
 
 @operation(Operation.CANCEL_FAILOVER, 1, UNDO)

@@ -6,12 +6,20 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from homeport.domain.choice import choose_point
+from homeport.domain.choice import PointKind, choose_point
+from homeport.domain.errors import HomeportError
 from homeport.domain.points import PointId
 from homeport.vault import items
 from homeport.vault.database import ItemRow, Json, SiteRow
 from homeport.vault.steps import Cancelled, Effect, Facts, Step
-from homeport.vault.work import SiteUnreachable
+from homeport.vault.work import SiteUnreachable, withdraw_posted
+
+
+class ReplicationNotResumed(HomeportError):
+    """The way back led to a replication that does not run."""
+
+    code = "replication.not-resumed"
+    remedy = "Remove what its error names, then cancel or restart the job again."
 
 
 def prepare_timeline(facts: Facts, site: str, timeline: str, parent: str | None = None) -> Effect:
@@ -159,6 +167,34 @@ def wait_for_point(timeline: str, above: int) -> Effect:
     return effect
 
 
+def wait_until_it_runs(facts: Facts, timeline: str) -> Effect:
+    """Until a report tells that ``timeline`` grows; trouble may pass, so it is given time. Raises
+    :class:`ReplicationNotResumed`."""
+
+    def effect(step: Step) -> Json:
+        seen: Json = {}
+
+        def look() -> Json | None:
+            nonlocal seen
+            with step.core.database.read() as session:
+                item = session.get_one(ItemRow, facts.item)
+                seen = item.replication if item.timeline == timeline else {}
+            return {"phase": seen["phase"]} if seen.get("phase") in ("seeding", "replicating", "resyncing") else None
+
+        limit = step.core.timeouts.resumed
+        found = step.core.signal.until(look, limit)
+        if found is None:
+            trouble = items.error_text(seen.get("error")) or "it tells no error"
+            raise ReplicationNotResumed(
+                f"Replication of {facts.name} does not run after {limit:.0f} s "
+                f"(phase: {seen.get('phase', 'unknown')}): {trouble}.",
+                timeline=timeline,
+            )
+        return found
+
+    return effect
+
+
 def planned_stop(facts: Facts, at: str) -> Effect:
     """The guest is shut down and its last changes are shipped; replication is stopped by it."""
 
@@ -212,10 +248,14 @@ def _remember(step: Step, timeline: str, result: Json) -> Json:
     return {"head": result.get("head"), "points": len(points)}
 
 
-def choose(kind: str) -> Effect:
+def choose(kind: str, stopped: Json | None = None) -> Effect:
+    """``stopped``: what a planned stop came to; if that was complete, its point is what "latest" means."""
+    final = final_point(stopped)
+    wanted = final if final is not None and kind == PointKind.LATEST else kind
+
     def effect(step: Step) -> Json:
         with step.item() as (session, item):
-            point = choose_point(items.points_of(session, item), kind)
+            point = choose_point(items.points_of(session, item), wanted)
         return {"point": str(point.id), "time": point.time.isoformat(), "consistency": str(point.consistency)}
 
     return effect
@@ -225,6 +265,8 @@ def start_from_point(
     facts: Facts, site: str, vm: str, point: str, *, test: bool, network: str | None, forward: Any
 ) -> Effect:
     def effect(step: Step) -> Json:
+        if not test:
+            step.tie(attempted=point)
         return step.ask(
             site,
             "start-from-point",
@@ -241,11 +283,33 @@ def start_from_point(
     return effect
 
 
-def remove_machine(site: str, vm: str) -> Effect:
+def remove_machine(facts: Facts, site: str, vm: str, point: str | None, *, test: bool) -> Effect:
+    """Only a machine that lies on a recovery point of this item (``point``, as far as is known) is removed; another of
+    its name is left, and the result says so ("left")."""
+
     def effect(step: Step) -> Json:
-        return step.ask(site, "remove-machine", {"vm": vm})
+        lift_fence(step, facts, site, vm)
+        result = step.ask(site, "remove-machine", {"vm": vm, "point": point, "test": test})
+        if not test:
+            step.tie(attempted=None)
+        return result
 
     return effect
+
+
+def fence(facts: Facts, site: str, reason: str, *, power_off: bool) -> Effect:
+    """The machine at ``site`` must not start any more, and with ``power_off`` not go on. Not waited for: the site may
+    be what was lost, and is told when it returns. Starting or removing that machine takes it back."""
+
+    def effect(step: Step) -> None:
+        step.post(site, "fence", {"vm": facts.vm, "reason": reason, "power_off": power_off})
+
+    return effect
+
+
+def lift_fence(step: Step, facts: Facts, site: str, vm: str) -> None:
+    """A fence that the site was not told of yet must not hit the machine later."""
+    withdraw_posted(step.core, facts.item, "fence", site, vm)
 
 
 def start_original(facts: Facts, site: str, base: str | None, *, resumes: bool = False) -> Effect:
@@ -253,6 +317,7 @@ def start_original(facts: Facts, site: str, base: str | None, *, resumes: bool =
     planned stop ended (it may be the recovery machine), so that stop counts no more."""
 
     def effect(step: Step) -> Json:
+        lift_fence(step, facts, site, facts.vm)
         result = step.ask(site, "start-original", {"vm": facts.vm, "base": base})
         if resumes:
             step.tie(stopped=None)

@@ -58,4 +58,6 @@ def remove(run: Run, facts: Facts, vm: str) -> bool:
     """Whether nothing of the test is left."""
     if "start-machine" not in run.performed:
         return True
-    return run.attempt("undo-remove", replication.remove_machine(facts.away, vm), cancellable=False).note is None
+    point: str = run.values["choose-point"]["point"]
+    effect = replication.remove_machine(facts, facts.away, vm, point, test=True)
+    return run.attempt("undo-remove", effect, cancellable=False).note is None

@@ -1,0 +1,79 @@
+"""Child processes that kill themselves with SIGKILL at a chosen step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+
+class Steps:
+    """Counts steps; the ``fatal``-th one is the last."""
+
+    def __init__(self, fatal: int) -> None:
+        self.fatal = fatal
+        self.count = 0
+
+    def tick(self) -> None:
+        self.count += 1
+        if self.count == self.fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(self, owner: Any, name: str) -> None:
+        """A step before and one after each call of ``owner.name``. For a process that is going to die only."""
+        original = getattr(owner, name)
+
+        def stepping(*arguments: Any, **named: Any) -> Any:
+            self.tick()
+            result = original(*arguments, **named)
+            self.tick()
+            return result
+
+        setattr(owner, name, stepping)
+
+    def within(self, owner: Any, name: str, half: Callable[..., Any]) -> None:
+        """Like :meth:`around`, and one step more when only ``half`` of the call has been done."""
+        original = getattr(owner, name)
+
+        def stepping(*arguments: Any, **named: Any) -> Any:
+            self.tick()
+            if self.count + 1 == self.fatal:
+                half(original, *arguments, **named)
+            self.tick()
+            result = original(*arguments, **named)
+            self.tick()
+            return result
+
+        setattr(owner, name, stepping)
+
+
+def dies(work: Callable[[Steps], None], fatal: int, meanwhile: Callable[[], None] | None = None) -> bool:
+    """Run ``work`` in a forked process that is killed at its ``fatal``-th step; False: it had fewer and finished.
+
+    ``meanwhile`` is called here over and over while the child lives. The caller has no threads (it forks).
+    """
+    pid = os.fork()
+    if not pid:
+        try:
+            work(Steps(fatal))
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+        os._exit(0)
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG if meanwhile else 0)
+        if ended:
+            break
+        if meanwhile:
+            meanwhile()
+            time.sleep(0.005)  # leaves the child its share of the processor
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.WEXITSTATUS(status) == 0, f"the child failed before step {fatal}"
+    return False

@@ -1,0 +1,173 @@
+"""SIGKILL of the process that replicates, at every step, while the guest writes: nothing missed, no point changed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from functools import partial
+from pathlib import Path
+
+import pytest
+from storage_daemon import StorageDaemon
+
+from homeport.domain.units import BLOCK, KiB
+from homeport.servers import cycle as cycles
+from homeport.servers.digest_file import DigestFile
+from homeport.sources.qemu import QemuSource
+from homeport.store.builder import PointBuilder
+from homeport.store.spool import SpooledPoint
+from homeport.store.writer import Writer
+from tests.servers.bucket import FolderObjects
+from tests.servers.deaths import Steps, dies
+from tests.servers.rig import MiB, Rig
+
+pytestmark = [pytest.mark.qemu, pytest.mark.slow]
+
+
+def arm(steps: Steps) -> None:
+    """A step before and after everything by which a cycle leaves traces."""
+    for owner, name in (
+        (PointBuilder, "write"),
+        (PointBuilder, "finish"),
+        (QemuSource, "track"),
+        (QemuSource, "begin_point"),
+        (QemuSource, "handed"),
+        (QemuSource, "commit"),
+        (Writer, "publish"),
+        (Writer, "publish_part"),
+        (FolderObjects, "put"),
+        (DigestFile, "validate"),
+        (SpooledPoint, "remove"),
+    ):
+        steps.around(owner, name)
+
+
+def one_round(rig: Rig, steps: Steps) -> None:
+    arm(steps)
+    cycle = rig.cycle()
+    cycle.ship()
+    cycle.take_point()
+    cycle.ship()
+    cycle.close()
+
+
+def test_a_delta_killed_at_any_step_leaves_nothing_missed(daemon: StorageDaemon, tmp_path: Path) -> None:
+    rig = Rig(daemon, tmp_path)
+    rig.write(20)
+    first = rig.cycle()
+    first.first_copy()
+    rig.write()
+    rig.take(first)
+    first.ship()
+    first.close()
+    rig.check()
+    fatal, killed = 1, True
+    while killed:
+        rig.write(2)
+        killed = dies(partial(one_round, rig), fatal, meanwhile=partial(rig.write, 1))
+        rig.write(2)
+        cycle = rig.cycle()
+        cycle.ship()
+        rig.check(newest=2)
+        rig.write(2)
+        taken = rig.take(cycle)
+        assert set(taken.found_by.values()) == {"tracking"}, (fatal, taken.found_by)
+        cycle.ship()
+        cycle.close()
+        rig.check(newest=2)
+        fatal += 1
+    rig.check()
+    assert fatal > 30
+
+
+def first_copy(rig: Rig, steps: Steps) -> None:
+    arm(steps)
+    cycle = rig.cycle()
+    cycle.first_copy()
+
+
+def test_a_first_copy_killed_at_any_step_is_resumed(
+    daemon: StorageDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cycles, "PART", 512 * KiB)
+    rig = Rig(daemon, tmp_path)
+    rig.write_at("disk1", 600 * KiB, os.urandom(300 * KiB))
+    fatal, killed = 1, True
+    while killed:
+        rig.begin(secrets.token_hex(8))
+        rig.write_at("disk0", 0, os.urandom(600 * KiB))
+        killed = dies(partial(first_copy, rig), fatal, meanwhile=partial(rig.write, 1))
+        rig.write(2)
+        cycle = rig.cycle()
+        assert cycle.head is None
+        cycle.first_copy()
+        rig.write(2)
+        taken = rig.take(cycle)
+        assert set(taken.found_by.values()) == {"tracking"}
+        cycle.ship()
+        cycle.close()
+        rig.check()
+        fatal += 2 if fatal > 6 else 1
+    assert fatal > 40, fatal
+
+
+def test_a_kill_while_a_part_is_published_sends_no_more_than_that_part_again(
+    daemon: StorageDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cycles, "PART", 256 * KiB)
+    rig = Rig(daemon, tmp_path)
+    rig.write_at("disk0", 0, os.urandom(2 * MiB))
+
+    def publishing(steps: Steps) -> None:
+        steps.around(Writer, "publish_part")
+        rig.cycle().first_copy()
+
+    assert dies(publishing, 15)  # before the eighth part is published
+    rig.objects.sent = 0
+    cycle = rig.cycle()
+    cycle.first_copy()
+    assert 256 * KiB < rig.objects.sent < 300 * KiB
+    rig.take(cycle)
+    cycle.ship()
+    cycle.close()
+    rig.check()
+
+
+def test_a_tracker_lost_during_the_first_copy_and_again_a_kill_miss_nothing(
+    daemon: StorageDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cycles, "PART", 256 * KiB)
+    for fatal in range(1, 60, 4):
+        rig = Rig(daemon, tmp_path / str(fatal))
+        rig.write_at("disk0", 0, os.urandom(1 * MiB))
+        rig.write_at("disk1", 0, os.urandom(1 * MiB))
+        assert dies(partial(first_copy, rig), 60)
+        rig.restart()
+        rig.write_at("disk0", 3 * BLOCK, os.urandom(BLOCK))  # copied already, and nobody tracks
+        rig.write_at("disk1", 3 * BLOCK, os.urandom(BLOCK))
+        dies(partial(first_copy, rig), fatal)  # begins to track, and compares, and dies
+        cycle = rig.cycle()
+        cycle.first_copy()
+        rig.take(cycle)
+        cycle.ship()
+        cycle.close()
+        assert rig.store.points(rig.spec.timeline)
+        rig.check()
+
+
+def test_a_tracker_lost_between_first_copy_and_first_point_is_noticed(daemon: StorageDaemon, tmp_path: Path) -> None:
+    rig = Rig(daemon, tmp_path)
+    rig.write_at("disk0", 0, os.urandom(1 * MiB))
+    cycle = rig.cycle()
+    cycle.first_copy()
+    cycle.close()
+    rig.restart()
+    rig.write_at("disk0", 3 * BLOCK, os.urandom(BLOCK))
+    rig.source().track(cycles.PointId(rig.spec.timeline, 0))  # somebody tracks anew, under the same name
+    rig.objects.sent = 0
+    taken = rig.take(cycle)
+    assert taken.found_by == dict.fromkeys(("disk0", "disk1"), "digests at the process server")
+    assert taken.logical_bytes == BLOCK
+    cycle.ship()
+    cycle.close()
+    rig.check()
