@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from homeport.store.timeline import MachineStore
-
 from homeport.disks.images import open_image
 from homeport.domain.points import PointId
 from homeport.domain.units import MiB
 from homeport.store.keys import machine_key, open_vault
 from homeport.store.objects import open_objects
+from homeport.store.timeline import MachineStore
 
 
 def hash_image(path: Path, format: str) -> str:

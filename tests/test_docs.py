@@ -66,17 +66,14 @@ def codes_within(tree: ast.Module, errors: set[str]) -> Iterator[str]:
             case ast.keyword(arg="code", value=value):
                 yield from texts(value)
             case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)):
-                for name, value in zip(names, values, strict=False):
-                    if isinstance(name, ast.Name) and name.id == "code":
+                for target, value in zip(names, values, strict=False):
+                    if isinstance(target, ast.Name) and target.id == "code":
                         yield from texts(value)
             case ast.Dict(keys=keys, values=values):  # an error as it goes over the wire
-                said = {key.value: value for key, value in zip(keys, values, strict=True) if _text(key)}
+                pairs = zip(keys, values, strict=True)
+                said = {key.value: value for key, value in pairs if isinstance(key, ast.Constant)}
                 if {"code", "cause", "remedy"} <= said.keys():
                     yield from texts(said["code"])
-
-
-def _text(node: ast.expr | None) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def codes_in_the_source() -> set[str]:

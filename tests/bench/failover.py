@@ -16,13 +16,13 @@ import time
 from datetime import datetime
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 from demo.guest.build import build_guest
 from demo.guest.machine import write_machine
 from demo.guest.proof import wait_for_answer
 from demo.guest.settings import GuestSettings
-from rich.console import Console
-from rich.table import Table
-
 from homeport.domain.units import GiB
 from homeport.sites.interface import StartOptions
 from tests.e2e.test_guest import BOOT, WEB, GuestWorld, free_port

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from demo.guest.inside.chain import Chain
 from demo.guest.inside.records import NOTHING, PAYLOAD, SLOT, BrokenChain, decode, disk_of, encode, offset_of
 

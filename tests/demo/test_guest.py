@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from demo.guest.boot import PlainGuest
 from demo.guest.build import build_guest
 from demo.guest.control import Control
 from demo.guest.machine import GuestImages
 from demo.guest.proof import Answer, NoAnswer, ask, check, check_disks, get, wait_for_answer
 from demo.guest.settings import GuestSettings
-
 from homeport.domain.units import GiB
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.timeout(300)]

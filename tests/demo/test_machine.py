@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from demo.guest.machine import GuestImages, write_machine
 from demo.guest.modules import Modules
 from demo.guest.settings import GuestSettings
-
 from homeport.domain.units import GiB, MiB
 from homeport.sites.qemu.description import read
 

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from demo.guest.inside.jsontext import to_json
 from demo.guest.inside.records import NOTHING, PAYLOAD, SLOT, disk_of, encode
 from demo.guest.proof import Answer, NoAnswer, ask, check, check_disks, wait_for_answer
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 ANSWER = Answer(
     name="demo",

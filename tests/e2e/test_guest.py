@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from demo.guest.build import build_guest
 from demo.guest.machine import write_machine
 from demo.guest.proof import Answer, ask, check, check_disks, wait_for_answer
-
 from homeport.domain.extents import Extents
 from homeport.domain.points import PointId
 from homeport.domain.units import BLOCK

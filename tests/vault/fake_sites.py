@@ -33,6 +33,8 @@ class FakeMachine:
     fenced: str | None = None
     content: str | None = None
     """The point that its disks were made from or brought to."""
+    made_from: str | None = None
+    """The recovery point that it was made from, where it was."""
     before: str | None = None
     """What the retention drive would give back."""
     test: bool = False
@@ -346,9 +348,9 @@ class FakeSite:
         if not params["test"]:
             assert self.timelines[point.timeline].ended, "a failover starts its machine after replication has ended"
         machine = self.machines.setdefault(params["vm"], FakeMachine(params["vm"], test=params["test"]))
-        if machine.content is None:
-            machine.content = params["point"]
-        assert machine.content == params["point"], "a machine on another point was taken for the one that was asked for"
+        if machine.made_from is None:
+            machine.content = machine.made_from = params["point"]
+        assert machine.made_from == params["point"], "a machine on another point was taken for it"
         machine.running = True
         return {"machine": {**params["like"], "name": params["vm"], "power": "running"}}
 
@@ -356,10 +358,10 @@ class FakeSite:
         machine = self.machines.get(params["vm"])
         if machine is None:
             return {}
-        if machine.content is None:
+        if machine.made_from is None:
             return {"left": f"{params['vm']} lies on no recovery point"}
         assert machine.test == params["test"]
-        assert machine.content == params["point"]
+        assert machine.made_from == params["point"]
         del self.machines[params["vm"]]
         return {}
 

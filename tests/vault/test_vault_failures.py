@@ -40,6 +40,11 @@ def cancel_within(world: World, operation: str, kind: str, site: str, body: dict
     return world.wait(job)
 
 
+def until_at(world: World, job: str, step: str) -> None:
+    """The job has come to the step."""
+    world.until(lambda: step in [task["name"] for task in world.call("GET", f"/jobs/{job}")["tasks"]])
+
+
 def test_an_operation_in_the_wrong_state_is_refused_with_those_that_are_allowed(world: World) -> None:
     world.protected()
     answer = world.begin("failback", status=409)
@@ -435,7 +440,7 @@ def test_a_fence_that_comes_late_does_not_hit_a_machine_that_is_at_home_again(wo
     world.west.fail["start-from-point"] = 1
     failed = world.run("failover", {"point": "latest-processed"}, ends="failed")
     back = world.call("POST", f"/jobs/{failed['id']}/cancel", status=202)["job"]
-    world.until(lambda: world.call("GET", f"/jobs/{back['id']}")["tasks"][-1]["name"] == "undo-start-original")
+    until_at(world, back["id"], "undo-start-original")
     world.east.begin()
     assert world.wait(back["id"])["state"] == "succeeded"
     world.expect("Protected", active_site="east")
@@ -452,7 +457,7 @@ def test_a_fence_in_the_hand_of_a_site_is_done_before_the_machine_is_started_aga
     failed = world.run("failover", {"shutdown": False}, ends="failed")
     assert there.wait(20)
     back = world.call("POST", f"/jobs/{failed['id']}/cancel", status=202)["job"]
-    world.until(lambda: world.call("GET", f"/jobs/{back['id']}")["tasks"][-1]["name"] == "undo-start-original")
+    until_at(world, back["id"], "undo-start-original")
     assert "start-original" not in world.east.kinds()
     release(world, "fence", "east")
     assert world.wait(back["id"])["state"] == "succeeded"

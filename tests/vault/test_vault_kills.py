@@ -182,6 +182,7 @@ def the_trip(world: World) -> None:
     assert not east.machines["web"].running
     assert west.machines["web"].running
     west.die()
+    world.until(lambda: not world.call("GET", "/sites/west")["connected"])
     east.fail |= {"write-disks": 1, "rollback-disks": 2}
     failed = operator.run("failback", "failed")
     world.expect("FailbackFailed")

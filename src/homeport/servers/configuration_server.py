@@ -63,6 +63,10 @@ class ConfigurationServer:
     def _poll(self) -> None:
         greeted = False
         while not self._stop.is_set():
+            if not self._work.present():  # the site is lost: nobody answers for it until it is back
+                greeted = False
+                self._stop.wait(RECONNECT_AFTER)
+                continue
             try:
                 if not greeted:
                     self._greet()

@@ -109,6 +109,7 @@ class Replication:
         self._resync = threading.Event()
         self._lock = threading.Lock()
         self._phase = "starting"
+        self._found_by: dict[str, str] = {}
         self._error: HomeportError | None = None
         self._progress: dict[str, Any] | None = None
         self._head: PointId | None = None
@@ -250,6 +251,7 @@ class Replication:
         wanted = request.consistency if request else Consistency.APP if app_due else Consistency.CRASH
         try:
             taken = cycle.take_point(wanted, request.tags if request else ())
+            self._found_by = taken.found_by
             if wanted is Consistency.APP:
                 self._last_app = time.monotonic()
             self._ship(cycle, store)
@@ -300,7 +302,7 @@ class Replication:
         answer.set_result(final)
 
     def _prune(self, store: MachineStore) -> None:
-        if self.spec.retention <= 0 or not self._points:
+        if not self._points:
             return
         drop = points_to_prune(self._points, datetime.now(UTC), self.spec.retention)
         if drop:
@@ -348,6 +350,7 @@ class Replication:
             "rpo_from": self._rpo_from.isoformat() if self._rpo_from else None,
             "error": self._error.to_json() if self._error else None,
             "crossed": self._crossing.to_json(),
+            "found_by": self._found_by,
         }
         if points and self._points is not None:
             report["points"] = [point.to_json() for point in self._points]

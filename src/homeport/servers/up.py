@@ -20,8 +20,10 @@ from rich.console import Console
 from homeport.domain.errors import HomeportError
 from homeport.servers.configuration_server import ConfigurationServer
 from homeport.servers.durable import write_durably
-from homeport.servers.work import SiteWork
+from homeport.servers.work import VAULT_HEADER, SiteWork
 from homeport.sites.qemu import QemuSite
+from homeport.store.keys import VaultKey, seal_vault
+from homeport.store.memory import MemoryObjects
 from homeport.store.objects import open_objects
 from homeport.vault.app import Vault, create_vault
 
@@ -48,6 +50,7 @@ def run(state: Path, port: int | None = None) -> None:
     faulthandler.register(signal.SIGUSR1, file=(state / "stacks.txt").open("a"))  # what is every thread doing?
     listener = _listen(state, port)
     vault = create_vault(state)
+    _seal_header(vault)
     vault.start()
     server = uvicorn.Server(uvicorn.Config(vault.app, log_config=None, access_log=False, timeout_graceful_shutdown=3))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="rest-api", daemon=True)
@@ -60,12 +63,23 @@ def run(state: Path, port: int | None = None) -> None:
         signal.signal(sign, lambda *_: stop.set())
     _greet(vault, url, state)
     while not stop.wait(0.2):
+        if not thread.is_alive():
+            raise HomeportError("the REST API has ended", code="up.api-ended", remedy=f"See {state / 'homeport.log'}.")
         sites.reconcile()
     sites.stop()
     vault.core.signal.stop()  # long polls answer, so that the API can end
     server.should_exit = True
     thread.join(timeout=5)
     vault.stop()
+
+
+def _seal_header(vault: Vault) -> None:
+    """The vault's key, sealed by the passphrase, is kept for stores that join when the passphrase is gone."""
+    secrets = vault.core.secrets
+    if vault.sealed() is None and secrets.passphrase is not None:
+        objects = MemoryObjects()
+        seal_vault(objects, VaultKey(secrets.vault_id, bytes.fromhex(secrets.vault_key)), secrets.passphrase)
+        vault.keep_sealed(objects.get(VAULT_HEADER).decode())
 
 
 class _Sites:
@@ -122,6 +136,7 @@ def _listen(state: Path, port: int | None) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", candidate))
+            listener.listen(128)
         except OSError:
             listener.close()
             continue

@@ -107,6 +107,10 @@ class SiteWork:
     def connect(self, report: Callable[[dict[str, Any]], None]) -> None:
         self._report = report
 
+    def present(self) -> bool:
+        """Whether the site's folder is there: a disk may have gone, and what is not there must not be made anew."""
+        return self._folder.is_dir()
+
     def gateway(self) -> dict[str, str]:
         return {"url": self._gateway.url, "token": self._token()}
 
@@ -141,6 +145,12 @@ class SiteWork:
             self._start_replication(params)
 
     def carry_out(self, kind: str, params: Params, progress: Progress) -> Result:
+        if not self.present():
+            raise HomeportError(
+                f"the folder of {self.name} is not there",
+                code="site.folder-missing",
+                remedy="Mount or restore it, then try again.",
+            )
         handler = self._kinds.get(kind)
         if handler is None:
             raise HomeportError(f"unknown kind of work: {kind}", code="work.unknown-kind", remedy="Upgrade this site.")

@@ -19,7 +19,7 @@ from homeport.vault import operations, work
 from homeport.vault import workflows as _registered  # noqa: F401
 from homeport.vault.api import create_api
 from homeport.vault.core import Core, Timeouts
-from homeport.vault.database import Database, Json, SiteRow
+from homeport.vault.database import Database, Json, SettingRow, SiteRow
 from homeport.vault.secrets import Secrets
 from homeport.vault.signal import Signal
 
@@ -57,6 +57,17 @@ class Vault:
         with self.core.database.read() as session:
             rows = session.scalars(select(SiteRow).order_by(SiteRow.name))
             return [{"name": row.name, "provider": row.provider, "path": row.path} for row in rows]
+
+    def sealed(self) -> str | None:
+        """The vault's key as sealed by the passphrase; None before :meth:`keep_sealed`."""
+        with self.core.database.read() as session:
+            row = session.get(SettingRow, "sealed")
+            return None if row is None else str(row.value["text"])
+
+    def keep_sealed(self, text: str) -> None:
+        """What every site's store that joins gets beside its data."""
+        with self.core.database.write() as session:
+            session.merge(SettingRow(name="sealed", value={"text": text}))
 
     def start(self) -> None:
         """Take up the operations that were under way, and accept new ones."""

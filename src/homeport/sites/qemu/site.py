@@ -102,7 +102,12 @@ class QemuSite:
     def _alone(self, name: str) -> Iterator[None]:
         """Nobody else changes the machine ``name`` meanwhile."""
         self._place(name)
-        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.path.is_dir():  # made anew, it would be in the way of the real one when that comes back
+            raise SiteError(
+                f"the folder of {self.name}, {self.path}, is not there",
+                code="site.folder-missing",
+                remedy="Mount or restore it, then try again.",
+            )
         with locks.exclusive(self.path / f".{name}.lock"):
             yield
 
@@ -370,7 +375,7 @@ class QemuSite:
     def delete(self, name: str) -> None:
         with self._alone(name):
             folder = self._place(name)
-            if folder.exists():
+            if (folder / description.FILE).exists():  # a folder that is no machine is somebody else's
                 MachineProcess(folder).end()
                 rename_durably(folder, self.path / f".deleted-{name}.{secrets.token_hex(4)}")
             for left in (*self.path.glob(f".deleted-{name}.????????"), self.path / f".creating-{name}"):

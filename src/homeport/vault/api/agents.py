@@ -57,7 +57,7 @@ class WorkUpdate(BaseModel):
 class Report(BaseModel):
     """How an item's replication is. ``points``: the whole list of the timeline's points, where it is told.
     ``rpo_from``: time of the newest complete point. ``crossed``: bytes over the wire between the sites for this
-    item, {"out", "in"}, since this server began."""
+    item, {"out", "in"}, since this server began. ``found_by``: per disk how the newest point's changes were found."""
 
     item: str
     timeline: str
@@ -68,6 +68,7 @@ class Report(BaseModel):
     rpo_from: datetime | None = None
     error: Any = None
     crossed: Json | None = None
+    found_by: Json | None = None
 
 
 @router.post("/hello")

@@ -147,7 +147,7 @@ def wait_for_point(timeline: str, above: int) -> Effect:
             if head is not None:
                 point = PointId.parse(head)
                 if point.timeline == timeline and point.number > above:
-                    return {"point": head}
+                    return {"point": head, "found_by": replication.get("found_by")}
             if step.cancel_wanted():
                 raise Cancelled
             progress = replication.get("progress")

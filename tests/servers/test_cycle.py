@@ -1,0 +1,439 @@
+"""What a cycle does where something is missing, lies, or can't be reached: the point is right all the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from storage_daemon import StorageDaemon
+
+from homeport.domain.extents import Extents
+from homeport.domain.points import Consistency, PointId
+from homeport.domain.units import BLOCK, KiB
+from homeport.servers import cycle as cycles
+from homeport.servers import replication as replications
+from homeport.servers.crossing import Crossing
+from homeport.servers.cycle import SPOOL_LIMIT, Cycle
+from homeport.servers.digest_file import UNKNOWN, DigestFile
+from homeport.servers.object_gateway import ObjectGateway
+from homeport.servers.replication import Replication
+from homeport.servers.replication_spec import StoreAddress
+from homeport.store import MachineStore, block_digests
+from homeport.store.errors import Fenced, StoreUnavailable
+from tests.servers.bucket import KEYS, FolderObjects
+from tests.servers.rig import Content, MiB, Rig, differing
+
+pytestmark = pytest.mark.qemu
+
+DISKS = ("disk0", "disk1")
+TRACKED = dict.fromkeys(DISKS, "tracking")
+
+
+@pytest.fixture
+def rig(daemon: StorageDaemon, tmp_path: Path) -> Rig:
+    """Disks of random bytes in their first MiB."""
+    rig = Rig(daemon, tmp_path)
+    rig.fill({disk: os.urandom(MiB) for disk in DISKS})
+    return rig
+
+
+def started(rig: Rig) -> Cycle:
+    """A cycle with its first point in the store."""
+    cycle = rig.cycle()
+    cycle.first_copy()
+    rig.take(cycle)
+    cycle.ship()
+    return cycle
+
+
+def go_on(rig: Rig, cycle: Cycle) -> dict[str, str]:
+    """One point more, which must be right; how it was found."""
+    taken = rig.take(cycle)
+    cycle.ship()
+    rig.check()
+    return taken.found_by
+
+
+# ── the store can't be reached ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_points_wait_in_the_cache_for_the_store_and_are_shipped_in_order(rig: Rig) -> None:
+    cycle = started(rig)
+    rig.objects.down = True
+    for count in range(SPOOL_LIMIT):
+        rig.write(2)
+        rig.take(cycle)
+        with pytest.raises(StoreUnavailable):
+            cycle.ship()
+        assert cycle.backlog == count + 1
+    rig.write(2)
+    with pytest.raises(StoreUnavailable):
+        cycle.take_point()
+    cycle.close()
+    rig.objects.down = False
+    cycle = rig.cycle()  # a restart finds them all
+    assert cycle.backlog == SPOOL_LIMIT
+    published = cycle.ship()
+    assert [info.id.number for info in published] == list(range(2, SPOOL_LIMIT + 2))
+    rig.check()
+    assert go_on(rig, cycle) == TRACKED
+    cycle.close()
+
+
+class Machine:
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "vm"}
+
+    def source(self) -> Any:
+        return self._rig.source()
+
+    def quiesce(self, timeout: float) -> bool:
+        return True
+
+    def power_off(self) -> None:
+        """It stays."""
+
+
+@pytest.fixture
+def loop(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Replication]]:
+    monkeypatch.setattr(cycles, "SPOOL_LIMIT", 2)
+    monkeypatch.setattr(replications, "RETRY_AFTER", 0.05)
+    gateway = ObjectGateway(rig.objects, "token")
+    gateway.start()
+    made: list[Replication] = []
+
+    def make() -> Replication:
+        spec = cycles.ReplicationSpec(
+            **{**rig.spec.__dict__, "store": StoreAddress("b", gateway.url, "token"), "interval": 0.05}
+        )
+        made.append(
+            Replication(spec, Machine(rig), rig.own, rig.cache, "test", lambda report: None, Crossing())  # type: ignore[arg-type]
+        )
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for replication in made:
+        replication.stop(30)
+    gateway.close()
+
+
+def until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_replication_goes_on_by_itself_after_the_cache_was_full(rig: Rig, loop: Callable[[], Replication]) -> None:
+    replication = loop()
+    until(lambda: rig.store.points(rig.spec.timeline))
+    rig.objects.down = True
+    spool = rig.cache / "spool" / rig.spec.timeline
+    until(lambda: len(list(spool.glob("*/complete"))) == 2 and replication._error)
+    before = time.monotonic()
+    until(lambda: time.monotonic() - before > 0.3)  # several rounds with a full cache
+    rig.objects.down = False
+    newest = replication.take_point(Consistency.CRASH, ("asked",), 30).point
+    assert [info.id for info in rig.store.points(rig.spec.timeline)][-1].number >= newest.number > 3
+
+
+def test_whoever_waits_for_a_point_of_a_loop_that_stops_is_told(rig: Rig, loop: Callable[[], Replication]) -> None:
+    replication = loop()
+    until(lambda: rig.store.points(rig.spec.timeline))
+    replication.stop(30)
+    final = replication.finish
+    with pytest.raises(TimeoutError):
+        final(0.1, 0.1)  # nobody is left to answer
+
+
+def test_a_timeline_that_ended_fences_the_cycle(rig: Rig) -> None:
+    cycle = started(rig)
+    rig.store.end(rig.spec.timeline, "failover")
+    rig.write()
+    cycle.take_point()
+    with pytest.raises(Fenced):
+        cycle.ship()
+    cycle.close()
+
+
+# ── the digest files ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def lose(path: Path, old: bytes) -> None:
+    path.unlink()
+
+
+def set_back(path: Path, old: bytes) -> None:
+    path.write_bytes(old)
+
+
+def void(path: Path, old: bytes) -> None:
+    file = DigestFile(path, 2 * MiB)
+    file.invalidate()
+    file.digests[:] = 7
+    file.close()
+
+
+def rename(path: Path, old: bytes) -> None:
+    file = DigestFile(path, 2 * MiB)
+    file.digests[:] = 7
+    file.validate("0123456789abcdef/12")
+    file.close()
+
+
+def cut(path: Path, old: bytes) -> None:
+    os.truncate(path, 5000)
+
+
+@pytest.mark.parametrize("resync", [False, True])
+@pytest.mark.parametrize("harm", [lose, set_back, void, rename, cut])
+def test_a_digest_file_that_is_of_no_use_is_done_without(
+    rig: Rig, harm: Callable[[Path, bytes], None], resync: bool
+) -> None:
+    cycle = started(rig)
+    folder = rig.cache / "digests" / rig.spec.timeline
+    old = {disk: (folder / disk).read_bytes() for disk in DISKS}
+    rig.write()
+    rig.take(cycle)
+    cycle.ship()
+    cycle.close()
+    for disk in DISKS:
+        harm(folder / disk, old[disk])
+    rig.write()
+    cycle = rig.cycle()
+    if resync:
+        cycle.resync()
+    assert go_on(rig, cycle) == (dict.fromkeys(DISKS, "digests in two levels") if resync else TRACKED)
+    rig.write()
+    assert go_on(rig, cycle) == TRACKED
+    cycle.resync()
+    rig.write()
+    assert set(go_on(rig, cycle).values()) <= {"digests in two levels", "digests at the process server"}
+    cycle.close()
+
+
+def test_a_digest_file_of_a_lost_attempt_at_the_same_point_is_not_believed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The spool is lost after a point was remembered; its number is taken again, and the process dies right after."""
+    cycle = started(rig)
+    rig.write_at("disk0", 0, b"1" * BLOCK)
+    cycle.take_point()
+    cycle.close()
+    shutil.rmtree(rig.cache / "spool")
+    for resync in (True, False):
+        rig.write_at("disk0", 0, b"2" * BLOCK)
+        cycle = rig.cycle()
+        if resync:
+            cycle.resync()
+        with monkeypatch.context() as dying:
+            dying.setattr(Cycle, "_remember", lambda *arguments: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                cycle.take_point()
+        cycle.close()
+        cycle = rig.cycle()
+        cycle.ship()
+        rig.write_at("disk0", 0, b"1" * BLOCK)
+        go_on(rig, cycle)
+        cycle.close()
+
+
+# ── the tracker ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_a_tracker_that_lies_is_found_out_and_everything_is_compared(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, remembered: bool
+) -> None:
+    cycle = started(rig)
+    if not remembered:  # most digests aren't known then, but the sampled one is
+        cycle.close()
+        file = DigestFile(rig.cache / "digests" / rig.spec.timeline / "disk0", 2 * MiB)
+        valid, kept = file.valid_for, file.digests[5].copy()
+        file.reset(UNKNOWN)
+        file.digests[5] = kept
+        file.validate(str(valid))
+        file.close()
+        cycle = rig.cycle()
+    rig.write_at("disk0", 40 * BLOCK, os.urandom(BLOCK))
+    with rig.daemon.images["disk0"].open("r+b") as image:  # behind the tracker's back: raw bytes are where they are
+        for number in (5, 9):
+            image.seek(number * BLOCK)
+            image.write(os.urandom(BLOCK))
+    monkeypatch.setattr(
+        cycles, "sample_clean_blocks", lambda size, changed, count, seed: [5] if not changed.clip(0, 1) else []
+    )
+    taken = rig.take(cycle)
+    how = "digests at the process server" if remembered else "digests in two levels"
+    assert taken.found_by == {"disk0": how, "disk1": "tracking"}
+    assert taken.logical_bytes == 3 * BLOCK
+    cycle.ship()
+    rig.check()
+    cycle.close()
+
+
+def test_a_machine_that_lost_power_is_compared_and_costs_what_differs(rig: Rig) -> None:
+    cycle = started(rig)
+    cycle.close()
+    rig.restart()
+    rig.write_at("disk1", 70 * BLOCK, os.urandom(2 * BLOCK))
+    cycle = rig.cycle()
+    taken = rig.take(cycle)
+    assert set(taken.found_by.values()) == {"digests at the process server"}
+    assert taken.logical_bytes == 2 * BLOCK
+    cycle.ship()
+    rig.write()
+    assert go_on(rig, cycle) == TRACKED
+    cycle.close()
+
+
+def test_an_aborted_point_loses_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    cycle = started(rig)
+    rig.write()
+    with monkeypatch.context() as failing:
+        failing.setattr(Cycle, "_finish", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cycle.take_point()
+    rig.write()
+    assert go_on(rig, cycle) == TRACKED
+    cycle.close()
+
+
+# ── the way back ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+T1, T2 = "1" * 16, "2" * 16
+
+
+def add(
+    store: MachineStore, point: PointId, parent: PointId | None, before: Content, content: Content, **more: Any
+) -> None:
+    """Publish a point of ``content`` that stands on ``before``."""
+    store.create_timeline(point.timeline)
+    writer = store.writer(point.timeline, "test")
+    builder = writer.builder(point.number, Path(more.pop("spool")), parent)
+    for disk, data in content.items():
+        for offset in range(0, len(data), BLOCK):
+            if data[offset : offset + BLOCK] != before[disk][offset : offset + BLOCK]:
+                builder.write(disk, offset, data[offset : offset + BLOCK])
+    sizes = {disk: len(data) for disk, data in content.items()}
+    spooled = builder.finish(instant=datetime.now(UTC), disks=sizes, **more)
+    writer.publish(spooled)
+    spooled.remove()
+
+
+def altered(content: Content, *blocks: int) -> Content:
+    result = {}
+    for disk, data in content.items():
+        new = bytearray(data)
+        for number in blocks:
+            new[number * BLOCK : (number + 1) * BLOCK] = os.urandom(BLOCK)
+        result[disk] = bytes(new)
+    return result
+
+
+@pytest.mark.parametrize("known", ["same", "lie", "nothing", "dropped"])
+def test_the_way_back_ships_the_blocks_that_differ_however_they_are_found(
+    daemon: StorageDaemon, tmp_path: Path, known: str
+) -> None:
+    rig = Rig(daemon, tmp_path, "f" * 16)
+    blank = {disk: bytes(2 * MiB) for disk in DISKS}
+    chosen = {disk: os.urandom(MiB) + bytes(MiB) for disk in DISKS}  # the machine was started on this one
+    last = altered(chosen, 3, 4, 70)  # and its original had come to this
+    own = MachineStore(rig.own, KEYS)
+    add(own, PointId(T1, 1), None, blank, chosen, spool=tmp_path / "s1")
+    add(own, PointId(T1, 2), PointId(T1, 1), chosen, last, spool=tmp_path / "s1")
+    original = altered(last, 90) if known == "lie" else last  # somebody wrote to it after all
+    maps = {
+        disk: block_digests(KEYS, data) for disk, data in original.items()
+    }  # as an import keeps them beside the point
+    add(rig.store, PointId(T2, 0), None, blank, original, spool=tmp_path / "s2", digest_maps=maps)
+    rig.begin(T2, tracker_base=PointId(T1, 1), same_as=None if known == "nothing" else PointId(T1, 2))
+    if known == "dropped":
+        rig.spec = cycles.ReplicationSpec(**{**rig.spec.__dict__, "same_as": PointId(T1, 7)})
+    rig.fill(chosen)
+    rig.source().track(PointId(T1, 1))
+    rig.write_at("disk0", 4 * BLOCK, last["disk0"][4 * BLOCK : 5 * BLOCK])  # what the original had already
+    rig.write(6)
+    cycle = rig.cycle()
+    assert cycle.head == PointId(T2, 0)
+    taken = rig.take(cycle)
+    assert taken.point == PointId(T2, 1)
+    assert set(taken.found_by.values()) == {"tracking" if known == "same" else "digests in two levels"}
+    assert taken.logical_bytes == differing(rig.seen[taken.point], original)
+    cycle.ship()
+    rig.check()
+    rig.write()
+    assert go_on(rig, cycle) == TRACKED
+    cycle.close()
+
+
+def test_the_way_back_begun_and_undone_is_begun_again(
+    daemon: StorageDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(daemon, tmp_path, "f" * 16)
+    blank = {disk: bytes(2 * MiB) for disk in DISKS}
+    chosen = {disk: os.urandom(MiB) + bytes(MiB) for disk in DISKS}
+    own = MachineStore(rig.own, KEYS)
+    add(own, PointId(T1, 1), None, blank, chosen, spool=tmp_path / "s1")
+    add(rig.store, PointId(T2, 0), None, blank, chosen, spool=tmp_path / "s2")
+    rig.begin(T2, tracker_base=PointId(T1, 1), same_as=PointId(T1, 1))
+    rig.fill(chosen)
+    rig.source().track(PointId(T1, 1))
+    rig.write()
+    cycle = rig.cycle()
+    with monkeypatch.context() as failing:
+        failing.setattr(Cycle, "_finish", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cycle.take_point()
+    cycle.close()
+    rig.write()
+    cycle = rig.cycle()
+    taken = rig.take(cycle)
+    assert taken.found_by == TRACKED
+    assert taken.logical_bytes == differing(rig.seen[taken.point], chosen)
+    cycle.ship()
+    cycle.close()
+    rig.check()
+
+
+def test_zeroes_and_rewrites_of_the_same_cost_nothing(rig: Rig) -> None:
+    cycle = started(rig)
+    rig.write_at("disk0", 10 * BLOCK, rig.disks()["disk0"][10 * BLOCK : 20 * BLOCK])
+    rig.write_at("disk1", 100 * BLOCK, bytes(10 * BLOCK))
+    taken = rig.take(cycle)
+    assert (taken.logical_bytes, taken.stored_bytes) == (0, 0)
+    rig.write_at("disk1", 0, bytes(10 * BLOCK))
+    taken = rig.take(cycle)
+    assert taken.logical_bytes == 10 * BLOCK
+    assert taken.stored_bytes == 0
+    cycle.ship()
+    cycle.close()
+    rig.check()
+
+
+def test_parts_cover_holes_without_reading_them(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cycles, "PART", 256 * KiB)
+    cycle = rig.cycle()
+    cycle.first_copy()
+    parts = {part.disk: part.ranges for part in rig.store.writer(rig.spec.timeline, "other").parts()}
+    assert parts == dict.fromkeys(DISKS, Extents.of([(0, MiB)]))
+    cycle.close()
+
+
+def test_the_test_store_is_a_store(tmp_path: Path) -> None:
+    """What the rig's bucket promises is what the code above it relies on."""
+    objects = FolderObjects(tmp_path / "b")
+    objects.put("x/y", b"1")
+    with pytest.raises(cycles.StoreUnavailable.__mro__[1]):
+        objects.put("x/y", b"2")
+    assert list(objects.list("x/")) == [("x/y", 1)]
