@@ -38,9 +38,9 @@ class BenchWorld(GuestWorld):
         self.system_size = system_size
 
     def make_machine(self) -> None:
-        self.port = free_port()
+        self.http = free_port()
         images = build_guest(self.folder / "guest", GuestSettings(system_size=self.system_size))
-        self.uuid = write_machine(self.a, WEB, images, forward=f"127.0.0.1:{self.port}:80")
+        self.uuid = write_machine(self.a, WEB, images, forward=f"127.0.0.1:{self.http}:80")
 
     def plain_boot(self) -> float:
         """Seconds from the site's start to the first answer; the guest is shut down again."""

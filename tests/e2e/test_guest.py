@@ -38,14 +38,14 @@ class GuestWorld(World):
     name = WEB
 
     def make_machine(self) -> None:
-        self.port = free_port()
+        self.http = free_port()
         images = build_guest(self.folder / "guest")
-        self.uuid = write_machine(self.a, WEB, images, forward=f"127.0.0.1:{self.port}:80")
+        self.uuid = write_machine(self.a, WEB, images, forward=f"127.0.0.1:{self.http}:80")
         self.site("a").start(WEB, StartOptions())
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
+        return f"http://127.0.0.1:{self.http}/"
 
     def answer(self) -> Answer:
         answer, _ = wait_for_answer(self.url, BOOT)

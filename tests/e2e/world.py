@@ -9,6 +9,7 @@ import random
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,8 @@ class World:
         self.process: subprocess.Popen[bytes] | None = None
         self.passphrase = ""
         self.uuid = str(uuid.uuid4())
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            self.port: int = server.getsockname()[1]  # of our own: worlds may live side by side
 
     # ── the machine ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -155,7 +158,7 @@ class World:
 
     def up(self, **environment: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "homeport.cli", "up", "--state", str(self.state)],
+            [sys.executable, "-m", "homeport.cli", "up", "--state", str(self.state), "--port", str(self.port)],
             stdout=(self.folder / "up.txt").open("ab"),
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from storage_daemon import StorageDaemon
 
+from homeport.domain.errors import HomeportError
 from homeport.domain.extents import Extents
 from homeport.domain.points import Consistency, PointId
 from homeport.domain.units import BLOCK, KiB
@@ -26,7 +27,7 @@ from homeport.servers.replication import Replication
 from homeport.servers.replication_spec import StoreAddress
 from homeport.store import MachineStore, block_digests
 from homeport.store.errors import Fenced, StoreUnavailable
-from tests.servers.bucket import KEYS, FolderObjects
+from tests.servers.bucket import KEYS
 from tests.servers.rig import Content, MiB, Rig, differing
 
 pytestmark = pytest.mark.qemu
@@ -151,9 +152,10 @@ def test_whoever_waits_for_a_point_of_a_loop_that_stops_is_told(rig: Rig, loop: 
     replication = loop()
     until(lambda: rig.store.points(rig.spec.timeline))
     replication.stop(30)
-    final = replication.finish
-    with pytest.raises(TimeoutError):
-        final(0.1, 0.1)  # nobody is left to answer
+    for ask in (lambda: replication.take_point(Consistency.CRASH, (), 30), lambda: replication.finish(1, 30)):
+        with pytest.raises(HomeportError) as told:
+            ask()
+        assert told.value.code == "replication.stopped"
 
 
 def test_a_timeline_that_ended_fences_the_cycle(rig: Rig) -> None:
@@ -428,12 +430,3 @@ def test_parts_cover_holes_without_reading_them(rig: Rig, monkeypatch: pytest.Mo
     parts = {part.disk: part.ranges for part in rig.store.writer(rig.spec.timeline, "other").parts()}
     assert parts == dict.fromkeys(DISKS, Extents.of([(0, MiB)]))
     cycle.close()
-
-
-def test_the_test_store_is_a_store(tmp_path: Path) -> None:
-    """What the rig's bucket promises is what the code above it relies on."""
-    objects = FolderObjects(tmp_path / "b")
-    objects.put("x/y", b"1")
-    with pytest.raises(cycles.StoreUnavailable.__mro__[1]):
-        objects.put("x/y", b"2")
-    assert list(objects.list("x/")) == [("x/y", 1)]

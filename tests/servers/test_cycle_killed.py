@@ -105,7 +105,7 @@ def test_a_first_copy_killed_at_any_step_is_resumed(
         cycle.ship()
         cycle.close()
         rig.check()
-        fatal += 1
+        fatal += 2
     assert fatal > 20, fatal
 
 
@@ -140,7 +140,7 @@ def test_a_tracker_lost_during_the_first_copy_and_again_a_kill_miss_nothing(
         steps.around(Writer, "publish_part")
         rig.cycle().first_copy()
 
-    for fatal in range(1, 45, 4):
+    for fatal in range(1, 45, 11):
         rig = Rig(daemon, tmp_path / str(fatal))
         rig.write_at("disk0", 0, os.urandom(1 * MiB))
         rig.write_at("disk1", 0, os.urandom(1 * MiB))

@@ -89,7 +89,10 @@ class Original:
             return
         for disk in self.disks:
             path = self.folder / disk.path
-            subprocess.run(["qemu-img", "create", "-q", "-f", disk.format, path, str(SIZE)], check=True)
+            path.touch()
+            os.truncate(path, SIZE)
+            if disk.format != "raw":
+                subprocess.run(["qemu-img", "create", "-q", "-f", disk.format, path, str(SIZE)], check=True)
             with open_image(path, disk.format, writable=True) as image:
                 image.write(0, self.contents[0][disk.id][: SIZE // 2])
                 image.flush()
@@ -181,7 +184,7 @@ def mortal_roll_back(original: Original, steps: Steps) -> None:
 @pytest.mark.qemu
 @pytest.mark.slow
 def test_killed_at_any_step_disks_reach_the_point_and_go_back_exactly(original: Original) -> None:
-    stride = 1 if original.disks[0].format == "raw" else 5  # qcow2 starts a qemu-nbd each time
+    stride = 2 if original.disks[0].format == "raw" else 5  # qcow2 starts a qemu-nbd each time
     fatal, killed = 1, True
     while killed:
         original.reset()
@@ -202,7 +205,7 @@ def test_killed_at_any_step_disks_reach_the_point_and_go_back_exactly(original: 
 @pytest.mark.qemu
 @pytest.mark.slow
 def test_a_roll_back_killed_at_any_step_is_finished_by_the_next(original: Original) -> None:
-    stride = 1 if original.disks[0].format == "raw" else 5
+    stride = 2 if original.disks[0].format == "raw" else 5
     original.write(1)
     written = original.content()
     kept = original.folder.parent / "kept"

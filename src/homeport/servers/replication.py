@@ -104,6 +104,7 @@ class Replication:
         self._crossing = crossing
         self._stop = threading.Event()
         self._wake = threading.Event()
+        self._ended = threading.Event()
         self._requests: list[_Request] = []
         self._final: tuple[float, Future[Final]] | None = None
         self._resync = threading.Event()
@@ -149,6 +150,7 @@ class Replication:
         with self._lock:
             self._requests.append(request)
         self._wake.set()
+        self._refuse_if_ended()
         return request.answer.result(timeout)
 
     def finish(self, shutdown_timeout: float, timeout: float) -> Final:
@@ -157,6 +159,7 @@ class Replication:
         answer: Future[Final] = Future()
         self._final = (shutdown_timeout, answer)
         self._wake.set()
+        self._refuse_if_ended()
         while True:
             before = self._progress, self._last_report
             try:
@@ -190,6 +193,7 @@ class Replication:
                     self._wake.wait(RETRY_AFTER)
                     self._wake.clear()
         finally:
+            self._ended.set()
             self._refuse_requests(_STOPPED)
             if self._phase not in ("stopped",):
                 self._say("stopped", force=True)
@@ -315,6 +319,11 @@ class Replication:
     def _next_request(self) -> _Request | None:
         with self._lock:
             return self._requests.pop(0) if self._requests else None
+
+    def _refuse_if_ended(self) -> None:
+        """Whoever asks just when the loop ends must not wait for an answer that nobody gives."""
+        if self._ended.is_set():
+            self._refuse_requests(_STOPPED)
 
     def _refuse_requests(self, error: BaseException) -> None:
         while request := self._next_request():

@@ -352,7 +352,7 @@ class SiteWork:
         service = self._services.prepare(params["vm"], like, point, keys)
         options = StartOptions(
             base=None if params.get("test") else point,
-            network=params.get("network") if params.get("test") else None,
+            network=(params.get("network") or "isolated") if params.get("test") else None,
             forward=tuple(params.get("forward") or ()),
         )
         machine = self._site.create_from_point(params["vm"], like, point, service, options)
