@@ -319,11 +319,11 @@ class SiteWork:
         spool = self._cache(params["item"], params["timeline"]) / "import"
         parent = _point(params, "parent")
         with disk_views(self._site, machine) as views:
+            stamps = {disk.id: stamp(self._site.folder(machine.name) / disk.path) for disk in machine.disks}
             info, differing = import_base(
                 store, machine_key_of(params), params["timeline"], parent, _point(params, "origin"), machine, views,
                 spool, self._owner, progress,
             )  # fmt: skip
-            stamps = {disk.id: stamp(self._site.folder(machine.name) / disk.path) for disk in machine.disks}
         content = {"point": str(info.id), "disks": stamps}
         write_durably(self._folder / "imports" / f"{params['machine']}.json", json.dumps(content).encode())
         return {"point": str(info.id), "bytes": differing}
