@@ -91,6 +91,14 @@ class Mortal(World):
         self.remember(operation)
         return self.perform(operation, **body)
 
+    def last_death(self) -> None:
+        """The end of the last operation may be seen a moment before Homeport dies of having recorded it."""
+        assert self.process is not None
+        marker = self.state / f"fault-disable.v1.finish-{self.moment}"
+        if not marker.exists() or self.process.poll() is not None:
+            assert self.process.wait(30) == -signal.SIGKILL, (self.folder / "up.txt").read_text()[-3000:]
+            self.deaths += 1
+
     def settled(self, state: str) -> None:
         assert self.live(self.item)["state"] == state
 
@@ -135,6 +143,7 @@ def test_killed_at_every_step_every_operation_finishes(moment: Moment) -> None:
         assert world.hashes("b") == last
         world.do("commit")
         world.do("disable")
+        world.last_death()
         died_at = {
             marker.name.removeprefix("fault-").removesuffix(f"-{moment}") for marker in world.state.glob("fault-*")
         }
