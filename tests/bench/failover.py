@@ -25,7 +25,8 @@ from demo.guest.proof import wait_for_answer
 from demo.guest.settings import GuestSettings
 from homeport.domain.units import GiB
 from homeport.sites.interface import StartOptions
-from tests.e2e.test_guest import BOOT, WEB, GuestWorld, free_port
+from tests.e2e.test_guest import BOOT, WEB, GuestWorld
+from tests.ports import free_port
 
 BAR = 1.5
 

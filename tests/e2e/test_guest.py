@@ -25,6 +25,7 @@ from homeport.servers.local_machine import LocalMachine
 from homeport.servers.process import end, read_identity
 from homeport.sites.interface import StartOptions
 from tests.e2e.world import World
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -75,12 +76,6 @@ def world() -> Iterator[GuestWorld]:
         world.set_up()
         world.answer()
         yield world
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def test_a_guest_survives_five_kills_of_homeport_on_its_round_trip(world: GuestWorld) -> None:

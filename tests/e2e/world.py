@@ -9,7 +9,6 @@ import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from homeport.sites.qemu import QemuSite
 from homeport.store.keys import machine_key, open_vault
 from homeport.store.objects import open_objects
 from homeport.store.timeline import MachineStore
+from tests.ports import free_port
 
 VM = "disks"
 
@@ -54,8 +54,7 @@ class World:
         self.process: subprocess.Popen[bytes] | None = None
         self.passphrase = ""
         self.uuid = str(uuid.uuid4())
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            self.port: int = server.getsockname()[1]  # of our own: worlds may live side by side
+        self.port = free_port()  # of our own: worlds may live side by side
 
     # ── the machine ─────────────────────────────────────────────────────────────────────────────────────────────
 

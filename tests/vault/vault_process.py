@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import threading
 import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import httpx
+import structlog
 import uvicorn
 from dbos._dbos import _get_or_create_dbos_registry
 
 from homeport.vault.app import Vault, create_vault
 from homeport.vault.core import Timeouts
+from tests.ports import free_port
+
+log = structlog.get_logger(__name__)
 
 QUICK = Timeouts(
     silence=8, gone=3, shut_down=5, planned_stop=10, take_point=5, stop_replication=2, inventory=5, forget=3, resumed=6
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def server_for(vault: Vault, port: int) -> uvicorn.Server:
@@ -74,6 +70,7 @@ class LocalVault:
 
 def serve(state: str, port: int, faults: str) -> None:
     """The main function of a vault's own process."""
+    os.dup2(os.open(Path(state) / "vault.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
     os.environ["HOMEPORT_FAULT"] = faults
     # Recovery goes through the workflow library's internal queue, which is polled each second: too slow for 200 kills.
     _get_or_create_dbos_registry().get_internal_queue()._polling_interval_sec = 0.1
@@ -128,8 +125,9 @@ class KillableVault:
             code = self._process.exitcode
             if code is None or self._stopped.is_set():
                 continue
-            if code != -9:
-                return  # it failed by itself: whoever waits for it will say so
+            if code != -9:  # it failed by itself: whoever waits for it will say so
+                log.error("the vault ended by itself", code=code, said=(self.state / "vault.err").read_text()[-3000:])
+                return
             self.kills += 1
             self._begin()
 
