@@ -44,6 +44,9 @@ class FolderObjects:
         finally:
             draft.unlink()
 
+    def put_file(self, key: str, path: Path, *, if_absent: bool = True) -> None:
+        self.put(key, path.read_bytes(), if_absent=if_absent)
+
     def get(self, key: str) -> bytes:
         try:
             return self._path(key).read_bytes()

@@ -12,8 +12,9 @@ import pytest
 from homeport.servers.crossing import Crossing
 from homeport.servers.object_gateway import ObjectGateway
 from homeport.servers.remote_objects import RemoteObjects
-from homeport.store.errors import AlreadyExists, NotFound, StoreUnavailable
+from homeport.store.errors import AlreadyExists, Locked, NotFound, StoreUnavailable
 from homeport.store.memory import MemoryObjects
+from tests.store.proxy import LOSE_ANSWER, RESET, Proxy
 
 
 @pytest.fixture
@@ -120,3 +121,31 @@ def test_half_an_object_never_gets_a_key(gateway: ObjectGateway, objects: Remote
         objects.get("p/1")
     objects.put("p/1", b"whole")
     assert objects.get("p/1") == b"whole"
+
+
+def test_a_create_whose_answer_was_lost_is_no_conflict_with_itself(gateway: ObjectGateway) -> None:
+    proxy = Proxy(f"127.0.0.1:{gateway.port}")
+    objects = RemoteObjects(f"http://{proxy.netloc}", "token")
+    proxy.fail("PUT", LOSE_ANSWER)
+    objects.put("p/1", b"ours")
+    assert objects.get("p/1") == b"ours"
+    proxy.fail("PUT", RESET)
+    with pytest.raises(AlreadyExists):
+        objects.put("p/1", b"theirs")
+    with pytest.raises(AlreadyExists):
+        objects.put("p/1", b"ours")
+    proxy.close()
+
+
+def test_an_object_that_the_storage_keeps_is_said_to_be_locked() -> None:
+    class Keeping(MemoryObjects):
+        def delete(self, key: str) -> None:
+            raise Locked(f"{key} is kept", key=key, until="2026-11-24T00:00:00+00:00")
+
+    gateway = ObjectGateway(Keeping(), "token")
+    gateway.start()
+    with pytest.raises(Locked) as raised:
+        RemoteObjects(gateway.url, "token").delete("p/1")
+    assert raised.value.code == "store.locked"
+    assert raised.value.details["key"] == "p/1"
+    gateway.close()

@@ -48,7 +48,7 @@ class CountedConnection(http.client.HTTPConnection):
     """An HTTP connection whose bytes are counted."""
 
     def __init__(self, host: str, port: int, timeout: float, crossing: Crossing) -> None:
-        super().__init__(host, port, timeout=timeout)
+        super().__init__(host, port, timeout=timeout, blocksize=256 * 1024)
         self._crossing = crossing
 
     def connect(self) -> None:

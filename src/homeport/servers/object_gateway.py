@@ -3,7 +3,7 @@
     PUT    /objects/KEY            create if absent (201; 412 when there); X-Replace: 1 overwrites
     GET    /objects/KEY            200, or 206 for one ``Range: bytes=a-b``
     HEAD   /objects/KEY            Content-Length
-    DELETE /objects/KEY            204, there or not
+    DELETE /objects/KEY            204, there or not; 423 while the storage keeps it
     GET    /list?prefix=P          a line of JSON per object: ["key", size]
 
 Every request carries ``Authorization: Bearer TOKEN``. What is stored is sealed before it gets here.
@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import structlog
 
 from homeport.domain.errors import HomeportError
-from homeport.store.errors import AlreadyExists, NotFound, StoreUnavailable
+from homeport.store.errors import AlreadyExists, Locked, NotFound, StoreUnavailable
 from homeport.store.objects import Objects
 
 log = structlog.get_logger(__name__)
@@ -68,6 +68,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404)
         except AlreadyExists:
             self._answer(412)
+        except Locked as error:
+            self._answer(423, json.dumps(error.to_json()).encode())
         except StoreUnavailable as error:
             self._answer(507 if error.code == "store.full" else 503, json.dumps(error.to_json()).encode())
         except HomeportError as error:

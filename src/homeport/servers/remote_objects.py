@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from homeport.servers.crossing import CountedConnection, Crossing
 from homeport.servers.object_gateway import OBJECTS
-from homeport.store.errors import AlreadyExists, NotFound, StoreUnavailable
+from homeport.store.errors import AlreadyExists, Locked, NotFound, StoreUnavailable
 
 TRIES = 3
 
@@ -20,8 +23,8 @@ TRIES = 3
 class RemoteObjects:
     """Objects over HTTP. One connection per thread; safe from several threads.
 
-    A request whose connection broke is tried again (every verb may be repeated: a create that had already arrived
-    answers 'there already', which the store's own callers compare byte by byte).
+    A request whose connection broke is tried again. Every verb may be repeated; a create that is told 'there already'
+    by a later try looks whether that is what it brought.
     Raises StoreUnavailable when the gateway can't be reached or says that its store is full.
     """
 
@@ -36,15 +39,34 @@ class RemoteObjects:
         self.crossing = crossing or Crossing()
 
     def put(self, key: str, data: bytes | memoryview, *, if_absent: bool = True) -> None:
-        status, _, _ = self._request("PUT", OBJECTS + quote(key), data, {} if if_absent else {"X-Replace": "1"})
+        self._put(key, data, if_absent)
+
+    def put_file(self, key: str, path: Path, *, if_absent: bool = True) -> None:
+        if not path.is_file():
+            raise StoreUnavailable(f"can't store {path} as {key}: there is no such file")
+        self._put(key, path, if_absent)
+
+    def _put(self, key: str, data: bytes | memoryview | Path, if_absent: bool) -> None:
+        headers = {} if if_absent else {"X-Replace": "1"}
+        status, _, _ = self._request("PUT", OBJECTS + quote(key), data, headers, lambda: self._holds(key, data))
         if status == 412:
-            raise AlreadyExists(key)
+            raise AlreadyExists(f"{key} exists", key=key)
         self._expect(status, 201, f"PUT {key}")
+
+    def _holds(self, key: str, data: bytes | memoryview | Path) -> bool:
+        """Is exactly this there? All that is created holds fresh random bytes: then an earlier try put it."""
+        try:
+            return self.get(key) == (data.read_bytes() if isinstance(data, Path) else data)
+        except NotFound:
+            return False
 
     def get(self, key: str) -> bytes:
         return self._fetch(key, {})
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
+        if length <= 0:
+            self.size(key)
+            return b""
         return self._fetch(key, {"Range": f"bytes={offset}-{offset + length - 1}"})
 
     def _fetch(self, key: str, headers: dict[str, str]) -> bytes:
@@ -78,8 +100,14 @@ class RemoteObjects:
             raise StoreUnavailable(f"the recovery store's gateway answered {status} to {what}")
 
     def _request(
-        self, verb: str, path: str, body: bytes | memoryview | None, headers: dict[str, str]
+        self,
+        verb: str,
+        path: str,
+        body: bytes | memoryview | Path | None,
+        headers: dict[str, str],
+        landed: Callable[[], bool] = lambda: False,
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        """``landed``: whether an earlier try had done it, asked when a later one is refused with 412."""
         headers = {"Authorization": f"Bearer {self._token}", **headers}
         for attempt in range(TRIES):
             connection: CountedConnection | None = getattr(self._local, "connection", None)
@@ -87,7 +115,7 @@ class RemoteObjects:
                 connection = CountedConnection(*self._address, self._timeout, self.crossing)
                 self._local.connection = connection
             try:
-                connection.request(verb, path, body, headers)
+                _send(connection, verb, path, body, headers)
                 response = connection.getresponse()
                 content = response.read()
             except (OSError, http.client.HTTPException) as error:
@@ -99,8 +127,10 @@ class RemoteObjects:
                     ) from error
                 time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
                 continue
-            if response.status in (401, 500, 503, 507):
+            if response.status in (401, 423, 500, 503, 507):
                 raise self._refusal(response.status, content)
+            if response.status == 412 and attempt and landed():
+                return 201, response.headers, b""
             return response.status, response.headers, content
         raise AssertionError("unreachable")
 
@@ -108,5 +138,22 @@ class RemoteObjects:
     def _refusal(status: int, content: bytes) -> StoreUnavailable:
         if status == 401:
             return StoreUnavailable("the recovery store's gateway does not accept our token")
-        details = json.loads(content) if content else {"cause": f"status {status}", "code": "store.unavailable"}
+        details: Any = json.loads(content) if content else {"cause": f"status {status}", "code": "store.unavailable"}
+        if status == 423:
+            return Locked(details["cause"], **details["details"])
         return StoreUnavailable(details["cause"], code=details["code"])
+
+
+def _send(
+    connection: CountedConnection,
+    verb: str,
+    path: str,
+    body: bytes | memoryview | Path | None,
+    headers: dict[str, str],
+) -> None:
+    if not isinstance(body, Path):
+        connection.request(verb, path, body, headers)
+        return
+    with open(body, "rb", buffering=0) as file:
+        length = os.fstat(file.fileno()).st_size
+        connection.request(verb, path, file, {**headers, "Content-Length": str(length)})
