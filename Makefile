@@ -1,4 +1,4 @@
-.PHONY: help prepare demo test test-fast bench lint lock
+.PHONY: help prepare prepare-tests demo test test-fast bench lint lock
 
 help: ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -6,22 +6,28 @@ help: ## what can be done here
 prepare: ## install what is missing (system packages, .venv)
 	@scripts/prepare
 
+prepare-tests: prepare ## and what only tests need: strace, an S3 server and an Azure one under ~/.cache
+	@scripts/prepare-tests
+
 demo: prepare ## the round trip with a real machine; KEEP=1 leaves it running
 	@.venv/bin/python -m demo.round_trip $(if $(KEEP),--keep)
 
-bench: prepare ## boot from a recovery point against a plain boot, 8 and 64 GiB, side by side
-	@.venv/bin/python -m tests.bench.failover
+BENCH ?= failover store
+bench: prepare ## side by side with other tools; BENCH=failover or BENCH=store for one, ARGS=… for its options
+	@scripts/prepare-bench
+	@status=0; for one in $(BENCH); do .venv/bin/python -m tests.bench.$$one $(ARGS) || status=1; done; exit $$status
 
 lint: prepare ## ruff and mypy --strict
 	.venv/bin/ruff check src tests demo
 	.venv/bin/ruff format --check src tests demo
 	.venv/bin/mypy
 
-test: lint ## every test
+test: lint prepare-tests ## every test
 	.venv/bin/pytest
 
-test-fast: prepare ## the tests that boot no guest
+test-fast: prepare-tests ## the tests that boot no guest
 	.venv/bin/pytest -m "not guest and not slow"
 
 lock: prepare ## renew the pinned dependencies
 	.venv/bin/pip-compile --quiet --extra dev --allow-unsafe --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --output-file requirements.lock pyproject.toml
+	cd tests/store/moto && ../../../.venv/bin/pip-compile --quiet --allow-unsafe --generate-hashes --strip-extras --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --output-file requirements.txt requirements.in

@@ -19,7 +19,9 @@ EXPECTED = {
     *("policy create", "policy list"),
     *("protect", "point", "resync", "disable", "test-failover", "cleanup", "failover", "change-point", "commit"),
     *("reprotect", "failback", "status", "points", "job list", "job show", "job cancel", "job restart"),
-    *("store points", "store restore", "store verify", "store serve"),
+    *("store points", "store restore", "store verify", "store serve", "store info", "store machines", "store stats"),
+    *("store export", "store copy", "store purge", "store key list", "store key add-file", "store key remove"),
+    *("store key change-passphrase", "store key rotate", "store rebuild", "store compact", "store import"),
 }
 
 

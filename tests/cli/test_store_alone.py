@@ -18,9 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from homeport.cli.restore import restore_disk
 from homeport.disks.nbd.client import NbdClient
-from homeport.domain.extents import Extents
 from homeport.domain.points import Consistency, PointId
 from homeport.domain.units import BLOCK, MiB
 from homeport.store.keys import VaultKey, machine_key, seal_vault
@@ -151,6 +149,29 @@ def test_nothing_is_overwritten_by_a_restore(homeport: Homeport, bucket: Bucket,
     assert target.read_text() == "precious"
 
 
+def test_a_target_is_brought_to_another_point_and_told_how(homeport: Homeport, bucket: Bucket, tmp_path: Path) -> None:
+    target = tmp_path / "disk0.raw"
+    restore = ("store", "restore", *bucket.options, "--disk", "disk0", "--to", str(target))
+    assert homeport(*restore, "--point", f"{TIMELINE}/1").status == 0
+    answer = homeport(*restore, "--differences", "--check", "--json")
+    assert answer.status == 0
+    (file,) = answer.json["restored"]["files"]
+    assert (file["way"], file["checked"], file["written_bytes"]) == ("map", True, 3 * BLOCK)
+    assert file["skipped_bytes"] == SIZES["disk0"] - 3 * BLOCK
+    assert digest(target.read_bytes()) == digest(bucket.contents[2]["disk0"])
+    target.with_name("disk0.raw.homeport.json").unlink()
+    words = homeport(*restore, "--differences", "--point", f"{TIMELINE}/1").out
+    assert "found by digests (it has no stamp)" in words
+    assert digest(target.read_bytes()) == digest(bucket.contents[1]["disk0"])
+    assert homeport(*restore, "--overwrite", "--differences").status == 2
+    assert homeport(*restore, "--overwrite").status == 0
+    assert digest(target.read_bytes()) == digest(bucket.contents[2]["disk0"])
+    other = homeport("store", "restore", *bucket.options, "--all", "--to", str(tmp_path / "vhd"), "--format", "vhd")
+    assert other.status == 0
+    assert sorted(path.name for path in (tmp_path / "vhd").iterdir()) == ["disk0.vhd", "disk1.vhd"]
+    refused(homeport(*restore, "--format", "vhdx", "--json"), "store.format-unavailable")
+
+
 def refused(answer: Answer, code: str) -> None:
     assert answer.status == 1
     assert answer.json["error"]["code"] == code
@@ -276,31 +297,3 @@ def test_a_point_is_served_over_nbd_until_it_is_told_to_stop(bucket: Bucket, sho
         process.kill()
         process.wait()
         process.stdout.close()
-
-
-class FailingReader:
-    """Fails after some pieces."""
-
-    def __init__(self) -> None:
-        self.left = 1
-
-    def read_into(self, disk: str, offset: int, buffer: memoryview) -> None:
-        if not self.left:
-            raise OSError(5, "the store is gone")
-        self.left -= 1
-        buffer[:] = b"x" * len(buffer)
-
-
-def test_an_interrupted_restore_leaves_only_a_partial_file_which_the_next_begins_anew(tmp_path: Path) -> None:
-    target = tmp_path / "disk.raw"
-    with pytest.raises(OSError, match="the store is gone"):
-        restore_disk(FailingReader(), "disk0", 32 * MiB, Extents.whole(32 * MiB), target, lambda count: None)
-    assert not target.exists()
-    assert target.with_name("disk.raw.partial").exists()
-    moved = []
-    reader = FailingReader()
-    reader.left = 100
-    restore_disk(reader, "disk0", 8 * MiB, Extents.of([(0, MiB)]), target, moved.append)
-    assert sum(moved) == MiB
-    assert target.read_bytes() == b"x" * MiB + bytes(7 * MiB)
-    assert not target.with_name("disk.raw.partial").exists()

@@ -135,9 +135,21 @@ def until(condition: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
-def test_replication_goes_on_by_itself_after_the_cache_was_full(rig: Rig, loop: Callable[[], Replication]) -> None:
+@pytest.mark.parametrize("lost", ["after a point", "while it is seen to"])
+def test_replication_goes_on_by_itself_after_the_cache_was_full(
+    rig: Rig, loop: Callable[[], Replication], monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    if lost == "while it is seen to":
+        maintain = MachineStore.maintain
+
+        def without_store(*args: Any, **more: Any) -> int:
+            monkeypatch.setattr(MachineStore, "maintain", maintain)
+            rig.objects.down = True
+            return maintain(*args, **more)
+
+        monkeypatch.setattr(MachineStore, "maintain", without_store)
     replication = loop()
-    until(lambda: rig.store.points(rig.spec.timeline))
+    until(lambda: rig.store.points(rig.spec.timeline) if lost == "after a point" else rig.objects.down)
     rig.objects.down = True
     spool = rig.cache / "spool" / rig.spec.timeline
     until(lambda: len(list(spool.glob("*/complete"))) == 2 and replication._error)

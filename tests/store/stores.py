@@ -104,6 +104,9 @@ class FaultyObjects:
     def put(self, key: str, data: bytes | memoryview, *, if_absent: bool = True) -> None:
         self._step(lambda: self.inner.put(key, data, if_absent=if_absent))
 
+    def put_file(self, key: str, path: Path, *, if_absent: bool = True) -> None:
+        self._step(lambda: self.inner.put_file(key, path, if_absent=if_absent))
+
     def delete(self, key: str) -> None:
         self._step(lambda: self.inner.delete(key))
 

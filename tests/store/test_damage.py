@@ -69,7 +69,7 @@ def test_frames_swapped_within_a_segment_are_detected(bucket: MemoryObjects) -> 
     """Two frames of the same length, each whole: only the binding to their place tells."""
     key = segment_keys(bucket)[0]
     reader = store(bucket).open(PointId(T1, 1))
-    found = reader.with_map(lambda m: m.live_rows("disk0"))[0][1]
+    found = reader.with_map(lambda m: next(m.live_rows("disk0")))[1]
     (a, b), length = found["offset"][:2].tolist(), int(found["length"][0])
     assert found["length"][1] == length
     data = bytearray(bucket.objects[key])

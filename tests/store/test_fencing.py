@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from homeport.domain.points import PointId
 from homeport.domain.units import BLOCK
-from homeport.store import Fenced, MachineStore, MemoryObjects, PointNotFound, StoreError, names, spooled_points
+from homeport.store import (
+    Fenced,
+    MachineStore,
+    MemoryObjects,
+    PointNotFound,
+    StoreError,
+    block_digests,
+    names,
+    spooled_points,
+)
+from homeport.store.errors import TimelineNotFound
 from homeport.store.layout import in_force
 from tests.store.stores import KEYS, MACHINE, T1, T2, add_point, blocks, read_all, spool_point, store
 
@@ -203,6 +214,69 @@ def test_a_timeline_keeps_its_parent_and_a_fork_needs_one_that_is_there(tmp_path
     assert list(found.objects.list("machines/")) == []
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_of_two_who_make_a_timeline_one_may_find_its_parent_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    """The parent's dropping was withdrawn between their looks: who takes the timeline back leaves it to a writer."""
+    found = store()
+    found.create_timeline(T1)
+    writer = found.writer(T1, "one")
+    point = add_point(writer, tmp_path, None, write(1), SIZES)
+    other = store(found.objects)
+    looks: list[PointId] = []
+
+    def look(parent: PointId) -> None:
+        looks.append(parent)
+        if len(looks) == 2:
+            other.create_timeline(T2, parent=point)
+            if begun:
+                add_point(other.writer(T2, "two"), tmp_path, point, write(2), SIZES, 1)
+        if len(looks) % 2 == 0:
+            raise PointNotFound("dropped just now")
+
+    monkeypatch.setattr(found, "_must_be_offered", look)
+    with pytest.raises(PointNotFound):
+        found.create_timeline(T2, parent=point)
+    assert other.timeline_ids() == ([T1, T2] if begun else [T1])
+    if begun:
+        assert [info.id for info in other.points(T2)] == [PointId(T2, 1)]
+        with pytest.raises(PointNotFound):  # who finds it there looks again, too
+            found.create_timeline(T2, parent=point)
+        assert other.timeline_ids() == [T1, T2]
+    else:
+        with pytest.raises(TimelineNotFound):
+            other.writer(T2, "two")
+
+
+def test_a_digest_map_of_an_attempt_that_died_is_left_aside(tmp_path: Path) -> None:
+    found = store()
+    found.create_timeline(T1)
+    died = found.writer(T1, "one")
+    wrong = np.full((SIZES["disk0"] // BLOCK, 16), 7, np.uint8)
+    spooled = spool_point(died, 1, tmp_path, None, write(1), SIZES, digest_maps={"disk0": wrong})
+    died._upload(spooled, None)
+    point = add_point(found.writer(T1, "two"), tmp_path, None, write(2), SIZES)
+    assert any("/digests/" in key for key, _ in found.objects.list("machines/"))
+    expected = block_digests(KEYS, read_all(found, point)["disk0"])
+    assert np.array_equal(store(found.objects).open(point).digests("disk0").blocks(0), expected)
+
+
+@pytest.mark.parametrize("dropped", [[], [1], [1, 2]])
+def test_a_digest_map_counts_also_where_a_thinning_record_stands_for_its_point(
+    tmp_path: Path, dropped: list[int]
+) -> None:
+    found = store()
+    found.create_timeline(T1)
+    writer = found.writer(T1, "one")
+    first = add_point(writer, tmp_path, None, write(1), SIZES)
+    told = np.full((SIZES["disk0"] // BLOCK, 16), 7, np.uint8)  # to be told from what directories say
+    second = add_point(writer, tmp_path, first, write(2), SIZES, digest_maps={"disk0": told})
+    third = add_point(writer, tmp_path, second, [], SIZES)
+    found.expire(T1, dropped)
+    assert np.array_equal(store(found.objects).open(third).digests("disk0").blocks(0), told)
+
+
 def test_leases_keep_points_and_run_out(tmp_path: Path) -> None:
     found = store()
     found.create_timeline(T1)
@@ -250,9 +324,10 @@ def test_a_lease_taken_while_thinning_wins(tmp_path: Path) -> None:
     assert found.expire(T1, [1, 2, 3]).dropped == [1, 3]
 
 
-def test_of_two_crossing_thinnings_the_one_that_deleted_counts() -> None:
-    """By the numbers whose records are gone."""
-    assert in_force([(2, 4), (3, 6)], {1, 3, 5, 6, 7}) == ([(2, 4)], [(3, 6)])
-    assert in_force([(2, 4), (3, 6)], {1, 2, 3, 7}) == ([(3, 6)], [(2, 4)])
-    assert in_force([(1, 3), (1, 4)], {5}) == ([(1, 4)], [(1, 3)])
-    assert in_force([(1, 3), (4, 4), (8, 9)], {5}) == ([(1, 3), (4, 4), (8, 9)], [])
+def test_of_thinnings_that_cross_the_one_of_the_newer_fold_counts() -> None:
+    assert in_force([((2, 4), 3), ((3, 6), 1)]) == ([(2, 4)], [(3, 6)])
+    assert in_force([((2, 4), 3), ((3, 6), 5)]) == ([(3, 6)], [(2, 4)])
+    assert in_force([((1, 3), 1), ((1, 4), 3)]) == ([(1, 4)], [(1, 3)])
+    assert in_force([((1, 3), 5), ((1, 4), 3)]) == ([(1, 3)], [(1, 4)])
+    assert in_force([((1, 3), 0), ((1, 4), 0)]) == ([(1, 4)], [(1, 3)])
+    assert in_force([((8, 9), 1), ((1, 3), 1), ((4, 4), 3)]) == ([(1, 3), (4, 4), (8, 9)], [])

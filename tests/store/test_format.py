@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -21,8 +23,15 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from homeport.domain.points import PointId
 from homeport.store import LocalObjects, MachineStore, VaultKey, block_digests, machine_key, seal_vault
-from homeport.store.compression import decompress
+from homeport.store.names import Segment
+from homeport.store.records import MemoryIndex, pack
+from homeport.store.segment import SegmentInfo
 from tests.store.stores import MACHINE, T1, T2, add_point, blocks, noise, spool_point
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 BLOCK = 16384
 SHARD = 4194304
@@ -30,6 +39,10 @@ SHARD = 4194304
 
 def lp(text: str) -> bytes:
     return struct.pack("<H", len(text.encode())) + text.encode()
+
+
+def canonical(data: dict[str, Any]) -> bytes:
+    return json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
 
 
 def hkdf(key: bytes, salt: bytes | None, info: bytes) -> bytes:
@@ -54,17 +67,19 @@ class Reader:
 
     def __init__(self, root: Path, passphrase: str, machine: str) -> None:
         self.root, self.machine = root, machine
-        vault = json.loads((root / "vault.json").read_text())
+        vault = json.loads(max((root / "vault").iterdir()).read_text())
         check = vault.pop("check")
-        assert hashlib.sha256(json.dumps(vault, sort_keys=True, separators=(",", ":")).encode()).hexdigest() == check
-        kdf = vault["kdf"]
-        assert (kdf["name"], kdf["memory_kib"], kdf["passes"], kdf["lanes"]) == ("argon2id", 65536, 3, 4)
-        salt = bytes.fromhex(kdf["salt"])
-        wrapping = Argon2id(salt=salt, length=32, iterations=3, lanes=4, memory_cost=65536).derive(passphrase.encode())
-        data = b"homeport vault 1" + lp(vault["vault"]) + struct.pack("<III", 65536, 3, 4) + salt
+        assert hashlib.sha256(canonical(vault)).hexdigest() == check
         self.vault: str = vault["vault"]
-        vault_key = AESGCM(wrapping).decrypt(bytes.fromhex(vault["nonce"]), bytes.fromhex(vault["wrapped"]), data)
-        head, _ = self.sealed(f"machines/{machine}/key", b"HP-MKEY\0", b"homeport machine key 1", vault_key)
+        ways = [way for way in vault["unlock"] if way["generation"] == vault["generation"]]
+        (way,) = [way for way in ways if way["kind"] == "passphrase"]
+        kdf, nonce, wrapped = way["kdf"], bytes.fromhex(way.pop("nonce")), bytes.fromhex(way.pop("wrapped"))
+        assert (kdf["name"], kdf["memory_kib"], kdf["passes"], kdf["lanes"]) == ("argon2id", 65536, 3, 4)
+        salt = bytes.fromhex(way["salt"])
+        wrapping = Argon2id(salt=salt, length=32, iterations=3, lanes=4, memory_cost=65536).derive(passphrase.encode())
+        vault_key = AESGCM(wrapping).decrypt(nonce, wrapped, b"homeport unlock 1" + lp(self.vault) + canonical(way))
+        key = f"machines/{machine}/key/{vault['generation']:010d}"
+        head, _ = self.sealed(key, b"HP-MKEY\0", b"homeport machine key 1", vault_key)
         self.key = bytes.fromhex(head["key"])
 
     def sealed(self, key: str, magic: bytes, info: bytes, secret: bytes | None = None) -> tuple[Any, list[bytes]]:
@@ -78,7 +93,7 @@ class Reader:
 
         def part(number: int, start: int, size: int) -> bytes:
             bound = b"homeport sealed 1" + data[:12] + lp(self.vault) + lp(key) + struct.pack("<I", number)
-            return decompress(cipher.decrypt(number.to_bytes(12, "big"), data[start : start + size], bound))
+            return zstd.decompress(cipher.decrypt(number.to_bytes(12, "big"), data[start : start + size], bound))
 
         head = json.loads(part(0, 60, length))
         sections, start = [], 60 + length
@@ -88,10 +103,18 @@ class Reader:
         assert start == len(data) - 4
         return head, sections
 
+    def thins(self, folder: str) -> list[Path]:
+        force: list[tuple[Path, range]] = []
+        for path in sorted((self.root / folder / "thin").glob("*"), key=lambda path: path.name[34:], reverse=True):
+            reach = range(int(path.name[:16]), int(path.name[17:33]) + 1)
+            if not any(reach.start < other.stop and other.start < reach.stop for _, other in force):
+                force.append((path, reach))
+        return [path for path, _ in force]
+
     def record(self, point: str) -> tuple[Any, list[bytes]]:
         timeline, number = point.split("/")
         folder = f"machines/{self.machine}/t/{timeline}/"
-        for path in sorted((self.root / folder / "thin").glob("*")) if (self.root / folder / "thin").exists() else []:
+        for path in self.thins(folder):
             if int(path.name.split("-")[1]) == int(number):
                 return self.sealed(f"{folder}thin/{path.name}", b"HP-THIN\0", b"homeport thin 1")
         return self.sealed(f"{folder}point/{int(number):016d}", b"HP-POINT", b"homeport point 1")
@@ -117,7 +140,7 @@ class Reader:
         cipher = AESGCM(hkdf(self.key, random, b"homeport segment 1" + scope))
         bound = b"homeport frame 1" + scope + lp(disk) + struct.pack("<IQBB", number, first, count, flags)
         plain = cipher.decrypt(number.to_bytes(12, "big"), data[offset + 28 : offset + length], bound)
-        plain = decompress(plain) if flags & 1 else plain
+        plain = zstd.decompress(plain) if flags & 1 else plain
         self.check_directory(data[at : at + size], random, scope, frames, disk_number, disk, number, plain)
         return plain.ljust(count * BLOCK, b"\0")
 
@@ -125,7 +148,7 @@ class Reader:
         self, data: bytes, random: bytes, scope: bytes, frames: int, at: int, disk: str, number: int, plain: bytes
     ) -> None:
         cipher = AESGCM(hkdf(self.key, random, b"homeport directory 1" + scope))
-        directory = decompress(cipher.decrypt(bytes(12), data, b"homeport directory 1" + scope))
+        directory = zstd.decompress(cipher.decrypt(bytes(12), data, b"homeport directory 1" + scope))
         (length,) = struct.unpack("<I", directory[:4])
         head = json.loads(directory[4 : 4 + length])
         assert head["frames"] == frames
@@ -163,18 +186,24 @@ class Reader:
             result[disk] = bytes(content[:size])
         return result
 
-    def rows(self, head: Any, sections: list[bytes], disk: str) -> list[tuple[int, bytes]]:
-        sections = list(sections)
+    @staticmethod
+    def segments(head: Any, pages: list[bytes]) -> list[tuple[str, int, int, bytes]]:
         segments = []
-        if head["segments"]:
-            table = sections.pop(0)
+        for number, table in enumerate(pages, 1):
             (count,) = struct.unpack("<I", table[:4])
+            assert count == (4096 if number < len(pages) else (head["segments"] - 1) % 4096 + 1)
             found, randoms = columns(table[4:], count, [2, 8, 8, 8, 8])
+            assert len(randoms) == 32 * count
             for n in range(count):
                 timeline, epoch, seq = head["timelines"][found[0][n]], found[1][n], found[2][n]
                 segments.append((timeline, epoch, seq, randoms[32 * n : 32 * n + 32]))
+        return segments
+
+    def rows(self, head: Any, sections: list[bytes], disk: str) -> list[tuple[int, bytes]]:
+        pages = -(-head["segments"] // 4096)
+        segments = self.segments(head, sections[:pages])
         result = []
-        for (owner, shard, _), data in zip(head["index"], sections, strict=True):
+        for (owner, shard, _), data in zip(head["index"], sections[pages:], strict=True):
             (count,) = struct.unpack("<I", data[:4])
             if owner != disk:
                 continue
@@ -233,10 +262,11 @@ def test_a_reader_written_from_the_page_restores_points(tmp_path: Path) -> None:
     store.create_timeline(T2, parent=point)
     fork = store.writer(T2, "two")
     snapshot(add_point(fork, spool, point, apply([("disk1", 4 * BLOCK, noise(9, BLOCK))]), size))
+    reader = Reader(tmp_path / "bucket", "correct horse", MACHINE)
+    second, _ = reader.record(f"{T1}/2")
     assert store.expire(T1, [1, 2]).dropped == [1, 2]
     store.end(T1, "done")
 
-    reader = Reader(tmp_path / "bucket", "correct horse", MACHINE)
     assert reader.vault == vault.id
     points = [info.id for timeline in (T1, T2) for info in store.points(timeline)]
     assert [str(p) for p in points] == [f"{T1}/3", f"{T1}/4", f"{T1}/5", f"{T2}/1"]
@@ -244,7 +274,7 @@ def test_a_reader_written_from_the_page_restores_points(tmp_path: Path) -> None:
         assert reader.read(str(found)) == expected[found]
 
     folder = f"machines/{MACHINE}/t/{T1}/"
-    thin, _ = reader.sealed(f"{folder}thin/{1:016d}-{2:016d}", b"HP-THIN\0", b"homeport thin 1")
+    thin, _ = reader.sealed(f"{folder}thin/{1:016d}-{2:016d}-{1:010d}", b"HP-THIN\0", b"homeport thin 1")
     third, _ = reader.record(f"{T1}/3")
     fourth, _ = reader.record(f"{T1}/4")
     assert third["parent_sha256"] == dict(thin["removed"])[2]
@@ -257,8 +287,18 @@ def test_a_reader_written_from_the_page_restores_points(tmp_path: Path) -> None:
     head, _ = reader.sealed(f"{folder}epoch/{1:010d}", b"HP-EPOCH", b"homeport epoch 1")
     assert (head["epoch"], head["owner"]) == (1, "one")
     head, sections = reader.sealed(f"{folder}digests/{3:016d}/disk0", b"HP-DIGST", b"homeport digests 1")
-    assert (head["size"], head["regions"]) == (50 * BLOCK, 1)
+    assert (head["size"], head["regions"], head["built"]) == (50 * BLOCK, 1, third["built"])
+    assert (thin["pruned"], thin["built"]) == (False, second["built"])
     key = hkdf(reader.key, None, b"homeport region digest 1" + lp(reader.vault) + lp(MACHINE))
     assert blake3(sections[1].ljust(BLOCK, b"\0"), key=key).digest(16) == sections[0]
     expected_digests = block_digests(keys, expected[PointId(T1, 3)]["disk0"])
     assert np.array_equal(np.frombuffer(sections[1], np.uint8).reshape(-1, 16), expected_digests)
+
+
+@pytest.mark.parametrize("count", [1, 4096, 4097, 9000])
+def test_a_long_table_of_segments_has_pages(count: int) -> None:
+    rng = np.random.default_rng(count)
+    infos = [SegmentInfo(Segment((T2, T1)[n % 2], 1 + n // 5000, n), 1 << 20, n, rng.bytes(32)) for n in range(count)]
+    head, sections = pack(MemoryIndex.of({}, infos))
+    expected = [(*info.segment, info.random) for info in infos]
+    assert Reader.segments(head, sections) == expected

@@ -3,23 +3,54 @@ reads back byte for byte, and differences and digests are true."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
 import shutil
 import tempfile
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Concatenate, ParamSpec
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from homeport.domain.points import PointId
 from homeport.domain.units import BLOCK, BLOCKS_PER_REGION
 from homeport.store import MachineStore, MemoryObjects, Writer, block_digests, region_digests
-from tests.store.stores import KEYS, NOW, blocks, read_all
+from homeport.store.reader import PointReader
+from tests.store.stores import KEYS, NOW, Crash, FaultyObjects, blocks, read_all
 
 DISKS = ("disk0", "disk1")
 seeds = st.integers(0, 10_000)
 sizes = st.integers(1, 70).map(lambda n: n * 8192 + (512 if n % 5 == 0 else 0))
+
+
+P = ParamSpec("P")
+steps: Counter[str] = Counter()
+"""How often each rule ran to its end."""
+
+
+def counted(step: Callable[Concatenate[Histories, P], None]) -> Callable[Concatenate[Histories, P], None]:
+    steps[step.__name__] = 0
+
+    @functools.wraps(step)
+    def run(machine: Histories, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        step(machine, *args, **kwargs)
+        steps[step.__name__] += 1
+
+    return run
 
 
 class Histories(RuleBasedStateMachine):
@@ -31,20 +62,26 @@ class Histories(RuleBasedStateMachine):
         self.content: dict[PointId, dict[str, bytes]] = {}
         self.heads: dict[str, PointId | None] = {}
         self.writers: dict[str, Writer] = {}
+        self.readers: list[tuple[PointId, PointReader]] = []
         self.made = 0
 
     def teardown(self) -> None:
-        for point in self.content:
-            self.check_point(point)
-        report = self.store.verify(deep=True)
-        assert report.problems == []
-        shutil.rmtree(self.spool)
+        try:
+            for point in self.content:
+                self.check_point(point)
+            self.check_kept_readers()
+            report = self.store.verify(deep=True)
+            assert report.problems == []
+        finally:
+            shutil.rmtree(self.spool)
 
     # -- what happens ----------------------------------------------------------------------------------------------
 
-    @initialize()
-    def first_timeline(self) -> None:
+    @initialize(data=st.data(), seed=seeds)
+    def first_timeline(self, data: st.DataObject, seed: int) -> None:
+        """With a point: a history of nothing proves nothing."""
         self.begin(None)
+        self.write(data, seed, {}, False, 1)
 
     def begin(self, parent: PointId | None) -> None:
         self.made += 1
@@ -59,7 +96,11 @@ class Histories(RuleBasedStateMachine):
 
     @rule(data=st.data(), seed=seeds, grown=st.dictionaries(st.sampled_from(DISKS), sizes), maps=st.booleans(),
           together=st.integers(1, 2))  # fmt: skip
+    @counted
     def commit(self, data: st.DataObject, seed: int, grown: dict[str, int], maps: bool, together: int) -> None:
+        self.write(data, seed, grown, maps, together)
+
+    def write(self, data: st.DataObject, seed: int, grown: dict[str, int], maps: bool, together: int) -> None:
         """One or two points, built before the first is published; written in any order, blocks twice, zeroes."""
         timeline = data.draw(st.sampled_from(sorted(self.heads)))
         writer = self.writer(timeline)
@@ -97,14 +138,15 @@ class Histories(RuleBasedStateMachine):
             writer.publish(spooled)
             spooled.remove()
 
-    @precondition(lambda self: self.content)
+    @precondition(lambda self: self.content and len(self.heads) < 4)
     @rule(data=st.data())
+    @counted
     def fork(self, data: st.DataObject) -> None:
-        if len(self.heads) < 4:
-            self.begin(data.draw(st.sampled_from(sorted(self.content))))
+        self.begin(data.draw(st.sampled_from(sorted(self.content))))
 
     @precondition(lambda self: self.content)
     @rule(data=st.data())
+    @counted
     def expire(self, data: st.DataObject) -> None:
         timeline = data.draw(st.sampled_from(sorted(self.heads)))
         mine = sorted(point.number for point in self.content if point.timeline == timeline)
@@ -117,12 +159,44 @@ class Histories(RuleBasedStateMachine):
             keep = point in forked or point in leased or point == self.heads[timeline]
             assert (number in result.kept) or not keep
             if number in result.dropped:
-                del self.content[point]
+                self.forget(point)
             else:
                 assert number in result.kept
 
+    @rule(data=st.data(), threshold=st.sampled_from([0.3, 0.99]), at=st.integers(0, 12), after=st.booleans())
+    @counted
+    def compact(self, data: st.DataObject, threshold: float, at: int, after: bool) -> None:
+        """Perhaps dying at a put or delete (0: not)."""
+        timeline = data.draw(st.sampled_from(sorted(self.heads)))
+        faulty = FaultyObjects(self.objects, at, after=after)
+        with contextlib.suppress(Crash):
+            assert MachineStore(faulty, KEYS).compact(timeline, threshold=threshold).left == {}
+
+    @precondition(lambda self: self.content)
+    @rule(data=st.data(), at=st.integers(1, 12), after=st.booleans())
+    @counted
+    def expire_and_die(self, data: st.DataObject, at: int, after: bool) -> None:
+        """What was asked for may be dropped or not, and the rest is as it was."""
+        timeline = data.draw(st.sampled_from(sorted(self.heads)))
+        mine = sorted(point.number for point in self.content if point.timeline == timeline)
+        drop = data.draw(st.lists(st.sampled_from(mine), unique=True)) if mine else []
+        with contextlib.suppress(Crash):
+            MachineStore(FaultyObjects(self.objects, at, after=after), KEYS).expire(timeline, drop)
+        self.store.expire(timeline, [])
+        there = {info.id for info in self.store.points(timeline, hidden=True)}
+        gone = {point for point in self.content if point.timeline == timeline} - there
+        assert {point.number for point in gone} <= set(drop)
+        for point in gone:
+            assert point != self.heads[timeline]
+            self.forget(point)
+
+    def forget(self, point: PointId) -> None:
+        del self.content[point]
+        self.readers = [kept for kept in self.readers if kept[0] != point]
+
     @precondition(lambda self: self.content)
     @rule(data=st.data(), on=st.booleans())
+    @counted
     def lease(self, data: st.DataObject, on: bool) -> None:
         point = data.draw(st.sampled_from(sorted(self.content)))
         if on:
@@ -133,16 +207,30 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: self.content)
     @rule(data=st.data())
+    @counted
     def hide(self, data: st.DataObject) -> None:
         point = data.draw(st.sampled_from(sorted(self.content)))
         self.store.hide(point.timeline, point.number)
         assert all(info.id.number > point.number for info in self.store.points(point.timeline))
 
     @rule()
+    @counted
     def reopen(self) -> None:
         """Another process: nothing is remembered."""
         self.store = MachineStore(self.objects, KEYS, cache_bytes=1)
         self.writers.clear()
+
+    @precondition(lambda self: self.content)
+    @rule(data=st.data())
+    @counted
+    def keep_a_reader(self, data: st.DataObject) -> None:
+        """Opened now, asked later: of this store, also when others come after it. Perhaps it looked already."""
+        point = data.draw(st.sampled_from(sorted(self.content)))
+        reader = self.store.open(point)
+        if data.draw(st.booleans()):
+            disk = data.draw(st.sampled_from(DISKS))
+            assert reader.read(disk, 0, BLOCK) == self.content[point][disk][:BLOCK]
+        self.readers = [*self.readers[-3:], (point, reader)]
 
     # -- what must be true -----------------------------------------------------------------------------------------
 
@@ -155,14 +243,28 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: self.content)
     @rule(data=st.data())
+    @counted
     def one_point_is_right(self, data: st.DataObject) -> None:
         self.check_point(data.draw(st.sampled_from(sorted(self.content))))
 
+    @precondition(lambda self: self.readers)
+    @rule()
+    @counted
+    def kept_readers_are_right(self) -> None:
+        self.check_kept_readers()
+
+    def check_kept_readers(self) -> None:
+        for point, reader in self.readers:
+            self.check_reader(point, reader)
+
     def check_point(self, point: PointId) -> None:
-        expected = self.content[point]
-        assert read_all(self.store, point) == expected
-        reader = self.store.open(point)
-        for disk, content in expected.items():
+        assert read_all(self.store, point) == self.content[point]
+        self.check_reader(point, self.store.open(point))
+
+    def check_reader(self, point: PointId, reader: PointReader) -> None:
+        assert reader.info.id == point
+        for disk, content in self.content[point].items():
+            assert reader.read(disk, 0, len(content)) == content
             digests = block_digests(KEYS, content)
             found = reader.digests(disk)
             assert np.array_equal(found.regions(), region_digests(KEYS, digests))
@@ -172,6 +274,7 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.content) > 1)
     @rule(data=st.data())
+    @counted
     def differences_are_found(self, data: st.DataObject) -> None:
         one = data.draw(st.sampled_from(sorted(self.content)))
         other = data.draw(st.sampled_from(sorted(self.content)))
@@ -186,6 +289,7 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: self.content)
     @rule(data=st.data())
+    @counted
     def any_range_reads_right(self, data: st.DataObject) -> None:
         point = data.draw(st.sampled_from(sorted(self.content)))
         disk = data.draw(st.sampled_from(DISKS))
@@ -195,7 +299,22 @@ class Histories(RuleBasedStateMachine):
         assert self.store.open(point).read(disk, start, length) == content[start : start + length]
 
 
-TestHistories = Histories.TestCase
-TestHistories.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-)
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ten_thousand_steps_of_random_histories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same ones each time. No power cut among them: the spool needn't wait for its disk."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    steps.update({name: -ran for name, ran in steps.items()})
+    run_state_machine_as_test(
+        Histories,
+        settings=settings(
+            max_examples=200,
+            stateful_step_count=60,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    assert steps.total() >= 10_000
+    assert min(steps.values()) >= 100, steps

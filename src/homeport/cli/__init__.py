@@ -6,11 +6,25 @@ need it, so that ``homeport --help`` answers at once.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong use."""
+    from homeport.cli import store_headstart
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    store_headstart.begin(arguments)
+    from homeport.cli import lean
+
+    if argv is None:
+        lean.make_haste()
+    status = lean.run(arguments)
+    if status is not None:
+        if argv is None:
+            lean.leave(status)
+        return status
     from homeport.cli.app import run
 
-    return run(argv)
+    return run(arguments)

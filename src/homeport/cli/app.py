@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -12,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from homeport.cli import jobs, lessons, operations, points, policies, protect, sites, status, store_commands, up, vault
-from homeport.cli.errors import FAILED, WRONG_USE, Interrupted, WrongUse, exit_status, report
+from homeport.cli.errors import FAILED, WRONG_USE, Interrupted, WrongUse, exit_status, report, system_error
 from homeport.domain.errors import HomeportError
 
 ORDER = (
@@ -87,7 +85,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         report(Interrupted("The command was ended at its question; nothing was done."), json_wanted=json_wanted)
         return FAILED
     except OSError as error:
-        return _system_error(error, json_wanted)
+        return system_error(error, json_wanted)
     if status == 130:  # what Typer makes of Ctrl-C
         report(Interrupted("The command was interrupted."), json_wanted=json_wanted)
         return FAILED
@@ -102,17 +100,3 @@ def _wrongly_used(error: typer.TyperException, json_wanted: bool) -> int:
 
         rich_format_error(error)  # type: ignore[arg-type]
     return WRONG_USE
-
-
-def _system_error(error: OSError, json_wanted: bool) -> int:
-    """A disk that is full, a file that can't be written: the operating system's own words."""
-    if error.errno == errno.EPIPE:
-        # The reader of our output went away (`homeport points X | head`): nothing more can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    named = f"{error.filename}: " if error.filename else ""
-    report(
-        HomeportError(f"{named}{error.strerror or error}", code="cli.system-error", errno=error.errno),
-        json_wanted=json_wanted,
-    )
-    return FAILED

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import sys
 from typing import Any
 
 from homeport.domain.errors import HomeportError
@@ -110,3 +113,18 @@ def report(error: HomeportError, *, json_wanted: bool) -> None:
     for problem in error.details.get("problems", []):
         if str(problem) not in error.cause:
             console.print(Text(f"  - {problem}"))
+
+
+def system_error(error: OSError, json_wanted: bool) -> int:
+    """Report a disk that is full, a file that can't be written, in the operating system's own words. Returns the exit
+    status."""
+    if error.errno == errno.EPIPE:
+        # The reader of our output went away (`homeport points X | head`): nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    named = f"{error.filename}: " if error.filename else ""
+    report(
+        HomeportError(f"{named}{error.strerror or error}", code="cli.system-error", errno=error.errno),
+        json_wanted=json_wanted,
+    )
+    return FAILED

@@ -60,12 +60,36 @@ def show_size(count: float | None) -> str:
     return f"{value:.1f} TiB"
 
 
+_SIZE = re.compile(r"(\d+)\s*([kmgt])(?:i?b)?", re.IGNORECASE)
+_BINARY = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "256M", "256MiB", "1G"; units are binary. Raises ValueError, saying what is expected."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is not a size (expected e.g. 512M, 10G or 1T)")
+    return int(match[1]) * _BINARY[match[2].lower()]
+
+
 def parse_instant(text: str | None) -> datetime | None:
     """An ISO 8601 instant of the API; without a zone it is UTC."""
     if not text:
         return None
     instant = datetime.fromisoformat(text)
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def instant(text: str) -> datetime:
+    """An instant as an operator gives it: ISO 8601, UTC unless it says otherwise. Raises ValueError, saying what is
+    expected."""
+    try:
+        found = parse_instant(text)
+    except ValueError:
+        found = None
+    if found is None:
+        raise ValueError(f"{text!r} is not an instant (expected e.g. 2026-11-21T04:00:00Z)")
+    return found.astimezone(UTC)
 
 
 def show_instant(text: str | None, now: datetime | None = None) -> str:

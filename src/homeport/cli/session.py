@@ -1,24 +1,27 @@
-"""One run of a command: where its vault is, how it answers, whom it may ask; and how a command gets registered."""
+"""How a command gets registered, and the options that many have."""
 
 from __future__ import annotations
 
-import functools
 import inspect
-import json
-import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from homeport.cli.errors import ConfirmationNeeded, Declined, TokenUnreadable, WrongUse
+from homeport.cli.answers import Session
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from homeport.cli.client import VaultClient
+__all__ = [
+    "JsonOption",
+    "NoWaitOption",
+    "Session",
+    "StateOption",
+    "TokenOption",
+    "UrlOption",
+    "YesOption",
+    "command",
+    "group",
+]
 
 JSON_HELP = "Answer with one JSON object (docs/cli.md names its keys)."
 VAULT_PANEL = "Which vault"
@@ -46,89 +49,6 @@ NoWaitOption = Annotated[
     bool, typer.Option("--no-wait", help="Don't wait for the job: print its id and return once it is accepted.")
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask: I know what this loses or ends.")]
-
-
-class Session:
-    """What a command works with. Commands that talk to the vault use ``vault``; it is found on first use."""
-
-    def __init__(
-        self,
-        *,
-        json_wanted: bool,
-        state: Path | None = None,
-        url: str | None = None,
-        token_file: Path | None = None,
-    ) -> None:
-        self.json_wanted = json_wanted
-        self._state = state
-        self._url = url
-        self._token_file = token_file
-        self._open = ExitStack()
-
-    @functools.cached_property
-    def vault(self) -> VaultClient:
-        """Raises VaultNotRunning, TokenUnreadable, WrongUse."""
-        from homeport.cli.client import VaultClient
-
-        if self._url is None:
-            if self._token_file is not None:
-                raise WrongUse("--token-file needs --vault URL")
-            client = VaultClient.of_state(self._state)
-        else:
-            if self._token_file is None:
-                raise WrongUse("--vault URL needs --token-file FILE")
-            try:
-                token = self._token_file.read_text().strip()
-            except OSError as error:
-                raise TokenUnreadable(
-                    f"the token file {self._token_file} can't be read: {error.strerror}", remedy=""
-                ) from error
-            client = VaultClient(self._url, token)
-        return self._open.enter_context(client)
-
-    def close(self) -> None:
-        self._open.close()
-
-    # -- answering ---------------------------------------------------------------------------------------------------
-
-    def answer(self, data: dict[str, Any], people: Callable[[Console], None]) -> None:
-        """The result: ``data`` under --json, else what ``people`` prints."""
-        from homeport.cli.consoles import results, write_line
-
-        if self.json_wanted:
-            write_line(json.dumps(data, indent=2, default=str))
-        else:
-            people(results())
-
-    def note(self, text: str) -> None:
-        """A remark for people, on standard error; nothing under --json."""
-        if not self.json_wanted:
-            from rich.text import Text
-
-            from homeport.cli.consoles import complaints
-
-            complaints().print(Text(text))
-
-    # -- asking ------------------------------------------------------------------------------------------------------
-
-    def needs_consent(self, yes: bool, what: str) -> None:
-        """Before anything is done: raises ConfirmationNeeded where ``what`` must be confirmed and nobody can be
-        asked."""
-        if yes:
-            return
-        if self.json_wanted:
-            raise ConfirmationNeeded(f"{what} must be confirmed, and --json doesn't ask")
-        if not sys.stdin.isatty():
-            raise ConfirmationNeeded(f"{what} must be confirmed, and there is no terminal to ask at")
-
-    def ask(self, consequences: list[str]) -> None:
-        """Say what will happen and ask whether to go on. Raises Declined."""
-        for line in consequences:
-            self.note(line)
-        sys.stderr.write("Go on? [y/N] ")
-        sys.stderr.flush()
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise Declined("Nothing was done.")
 
 
 def command(

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+from homeport.cli.answers import Session
 from homeport.cli.formats import show_size
 from homeport.cli.progress import Rate, share
-from homeport.cli.session import Session
 from homeport.cli.waiting import PLAIN_EVERY
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Advance = Callable[[int], None]
 """Called with the bytes moved since the last call; from any thread."""
 
 
-@contextmanager
-def transfer(session: Session, title: str, total: int) -> Iterator[Advance]:
-    """Shows how far ``total`` bytes have come while its body runs."""
+def _terminal() -> Console | None:
+    """Standard error, if bars can be drawn there. Rich is loaded only for that."""
+    if not sys.stderr.isatty():
+        return None
     from homeport.cli.consoles import complaints
 
     console = complaints()
+    return console if console.is_terminal else None
+
+
+@contextmanager
+def transfer(session: Session, title: str, total: int) -> Iterator[Advance]:
+    """Shows how far ``total`` bytes have come while its body runs."""
     if session.json_wanted:
         yield lambda count: None
-    elif console.is_terminal:
+    elif (console := _terminal()) is not None:
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
         columns = (
@@ -39,6 +51,36 @@ def transfer(session: Session, title: str, total: int) -> Iterator[Advance]:
     else:
         lines = _Lines(session, title, total)
         yield lines.advance
+
+
+@contextmanager
+def counting(session: Session, title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows how far something countable has come, such as objects: its body calls with what is done and what there is
+    in all, from any thread."""
+    if session.json_wanted:
+        yield lambda done, total: None
+    elif (console := _terminal()) is not None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn(unit, markup=False),
+        )
+        with Progress(*columns, console=console) as bars:
+            bar = bars.add_task(title, total=None)
+            yield lambda done, total: bars.update(bar, completed=done, total=total)
+    else:
+        last = time.monotonic()
+
+        def tell(done: int, total: int) -> None:
+            nonlocal last
+            if time.monotonic() - last >= PLAIN_EVERY:
+                last = time.monotonic()
+                session.note(f"{title}: {done} of {total} {unit}")
+
+        yield tell
 
 
 class _Lines:

@@ -6,11 +6,11 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
+from homeport.cli.answers import Session
 from homeport.cli.api import ENDED, Job, Task
 from homeport.cli.errors import Interrupted, JobFailed, VaultFailing, VaultNotRunning, VaultRefused
 from homeport.cli.formats import seconds_between, show_size, show_span
 from homeport.cli.progress import BYTES, Rate, share, show_progress
-from homeport.cli.session import Session
 from homeport.domain.errors import HomeportError
 
 if TYPE_CHECKING:

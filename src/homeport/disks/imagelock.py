@@ -12,11 +12,10 @@ import os
 import struct
 from pathlib import Path
 
-import structlog
-
 from homeport.disks.errors import DiskInUse
+from homeport.domain.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _USED, _UNSHARED = 100, 200
 _READ, _WRITE, _RESIZE = 0, 1, 3

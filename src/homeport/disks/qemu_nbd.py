@@ -12,14 +12,13 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import structlog
-
 from homeport.disks.errors import DiskError, DiskInUse
 from homeport.disks.nbd import wire
 from homeport.disks.nbd.client import NbdClient
 from homeport.disks.nbd.errors import NbdError
+from homeport.domain.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 START_TIMEOUT = 60.0
 """Seconds to open the image; a backing file may lie behind a network."""

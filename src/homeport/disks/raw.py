@@ -69,6 +69,19 @@ class RawImage:
         for start in range(0, length, len(_ZEROES)):
             self.write(offset + start, memoryview(_ZEROES)[: length - start])
 
+    def resize(self, size: int) -> None:
+        """Cut a file to ``size`` bytes, or grow it with zeroes. No read or write may be under way."""
+        os.ftruncate(self._descriptor, size)
+        self.size = size
+
+    def is_at(self, path: Path) -> bool:
+        """Whether ``path`` (a link isn't followed) names this very file. Raises FileNotFoundError."""
+        return os.path.samestat(os.fstat(self._descriptor), os.lstat(path))
+
+    def forget(self) -> None:
+        """What the kernel has cached of the flushed image is read from the disk again."""
+        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def trim(self, offset: int, length: int) -> None:
         """Give the range's space back where that is possible; it reads as zeroes then."""
         check_range(self.path, self.size, offset, length)

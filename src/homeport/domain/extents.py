@@ -11,6 +11,14 @@ from numpy.typing import NDArray
 Array = NDArray[np.int64]
 
 
+def distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """Each value once, ascending: ``np.unique`` for plain arrays, which loads masked arrays for that."""
+    if not len(values):
+        return values
+    ordered = np.sort(values)
+    return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))]
+
+
 class Extents:
     """A set of bytes of one disk, kept as maximal runs ``[offset, end)`` in bytes.
 
@@ -104,7 +112,7 @@ class Extents:
         return self._sweep(other, lambda a, b: a & ~b)
 
     def _sweep(self, other: Extents, rule: Any) -> Extents:
-        edges = np.unique(np.concatenate((self._runs.ravel(), other._runs.ravel())))
+        edges = distinct(np.concatenate((self._runs.ravel(), other._runs.ravel())))
         if len(edges) < 2:
             return Extents()
         keep = rule(self._covers(edges[:-1]), other._covers(edges[:-1]))

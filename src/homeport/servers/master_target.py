@@ -24,13 +24,17 @@ import numpy as np
 from homeport.disks.images import Image, open_image
 from homeport.domain.errors import HomeportError
 from homeport.domain.extents import Extents
+from homeport.domain.logs import get_logger
 from homeport.domain.machines import Machine
 from homeport.domain.points import PointId
 from homeport.domain.units import BLOCK, MiB
 from homeport.servers.difference import PointBase
 from homeport.servers.durable import sync_folder, write_all, write_durably
 from homeport.store.digests import block_digests
+from homeport.store.errors import PointNotFound
 from homeport.store.reader import PointReader
+
+log = get_logger(__name__)
 
 PIECE = MiB
 BATCH = 64 * MiB
@@ -103,9 +107,8 @@ class MasterTarget:
             with ExitStack() as stack:
                 image = stack.enter_context(open_image(path, disk.format, writable=True))
                 saved = stack.enter_context(drive.disk(disk.id, disk.size))
-                if holds_base:
-                    plan = target.changed_since(base.info.id, disk.id)
-                else:
+                plan = _since(target, base, disk.id) if holds_base else None
+                if plan is None:
                     plan = _differences(image, target, disk.id)
                 self._must_have_room(plan.subtract(saved.extents).total)
                 for batch in _batches(plan):
@@ -260,6 +263,15 @@ def stamp(path: Path) -> list[int]:
     """What tells that an image was written to: [bytes, time of the last change in nanoseconds]."""
     found = path.stat()
     return [found.st_size, found.st_mtime_ns]
+
+
+def _since(target: PointReader, base: PointReader, disk: str) -> Extents | None:
+    """What may differ between two points; None: the base was dropped meanwhile, and the store can't say."""
+    try:
+        return target.changed_since(base.info.id, disk)
+    except PointNotFound as error:
+        log.info("the disk is compared in full", disk=disk, why=error.cause)
+        return None
 
 
 def _differences(image: Image, target: PointReader, disk: str) -> Extents:

@@ -34,6 +34,8 @@ from homeport.store.timeline import MachineStore
 log = structlog.get_logger(__name__)
 
 PRUNE_EVERY = 30.0
+THIN_EVERY = 900.0
+"""Seconds between two droppings of points: each is some 40 requests, however many it drops."""
 RETRY_AFTER = 5.0
 REPORT_EVERY = 1.0
 
@@ -114,6 +116,7 @@ class Replication:
         self._error: HomeportError | None = None
         self._progress: dict[str, Any] | None = None
         self._head: PointId | None = None
+        self._next_thin = 0.0
         self._points: list[PointInfo] | None = None
         self._rpo_from: datetime | None = None
         self._last_report = 0.0
@@ -237,7 +240,10 @@ class Replication:
                             self._resync.set()  # still to be done
                         raise
                     if time.monotonic() >= next_prune:
-                        self._prune(store)
+                        try:
+                            self._prune(store)
+                        except StoreUnavailable as error:
+                            self._failed("error", error)  # points go on into the cache all the same
                         next_prune = time.monotonic() + PRUNE_EVERY
                     continue
                 self._wake.wait(max(0.0, next_point - time.monotonic()))
@@ -309,10 +315,13 @@ class Replication:
         if not self._points:
             return
         drop = points_to_prune(self._points, datetime.now(UTC), self.spec.retention)
-        if drop:
+        if drop and time.monotonic() >= self._next_thin:
+            self._next_thin = time.monotonic() + THIN_EVERY
             store.expire(self.spec.timeline, [point.number for point in drop])
             self._points = store.points(self.spec.timeline)
             self._say("replicating", force=True, points=True)
+        if self._points:
+            store.maintain(self.spec.timeline, self._points[-1].id.number)
 
     # ── requests and reports ────────────────────────────────────────────────────────────────────────────────────
 

@@ -20,9 +20,9 @@ from rich.console import Console
 from homeport.domain.errors import HomeportError
 from homeport.servers.configuration_server import ConfigurationServer
 from homeport.servers.durable import write_durably
-from homeport.servers.work import VAULT_HEADER, SiteWork
+from homeport.servers.work import SiteWork
 from homeport.sites.qemu import QemuSite
-from homeport.store.keys import VaultKey, seal_vault
+from homeport.store.keys import VaultKey, seal_vault, sealed_header
 from homeport.store.memory import MemoryObjects
 from homeport.store.objects import open_objects
 from homeport.vault.app import Vault, create_vault
@@ -79,7 +79,7 @@ def _seal_header(vault: Vault) -> None:
     if vault.sealed() is None and secrets.passphrase is not None:
         objects = MemoryObjects()
         seal_vault(objects, VaultKey(secrets.vault_id, bytes.fromhex(secrets.vault_key)), secrets.passphrase)
-        vault.keep_sealed(objects.get(VAULT_HEADER).decode())
+        vault.keep_sealed(sealed_header(objects) or "")
 
 
 class _Sites:

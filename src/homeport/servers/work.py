@@ -33,8 +33,7 @@ from homeport.servers.replication_spec import ReplicationSpec, machine_key_of
 from homeport.sites.errors import MachineNotFound
 from homeport.sites.interface import StartOptions
 from homeport.sites.qemu import QemuSite
-from homeport.store.errors import NotFound
-from homeport.store.keys import VaultKey, machine_key, seal_vault
+from homeport.store.keys import VaultKey, machine_key, place_header, seal_vault, sealed_header
 from homeport.store.objects import Objects
 from homeport.store.timeline import MachineStore
 
@@ -45,7 +44,6 @@ Params = dict[str, Any]
 Result = dict[str, Any]
 
 HYDRATION_RATE = 200 * MiB
-VAULT_HEADER = "vault.json"
 LEASE_SECONDS = 10 * 365 * 86400.0
 """A running overlay's lease ends when its machine is removed; until then it must outlast any outage."""
 
@@ -123,22 +121,19 @@ class SiteWork:
         if self.sealed_header() is not None:
             return
         if answer.get("sealed"):
-            self._objects.put(VAULT_HEADER, answer["sealed"].encode())
+            place_header(self._objects, answer["sealed"])
         elif answer.get("passphrase"):
             seal_vault(self._objects, self._vault, answer["passphrase"])
         else:
             raise HomeportError(
                 f"the store of {self.name} can't be sealed: the passphrase was confirmed before any site had joined",
                 code="site.no-passphrase",
-                remedy="Copy vault.json from another of this vault's stores into this one.",
+                remedy="Copy the folder vault from another of this vault's stores into this one.",
             )
 
     def sealed_header(self) -> str | None:
         """The vault's sealed header as it lies in this site's store."""
-        try:
-            return self._objects.get(VAULT_HEADER).decode()
-        except NotFound:
-            return None
+        return sealed_header(self._objects)
 
     def resume(self, replications: list[Params]) -> None:
         for params in replications:

@@ -1,29 +1,36 @@
-"""zstd, from the standard library where it has it. Level 1 everywhere; one compressor per thread."""
+"""zstd. Level 1 everywhere; one compressor and one decompressor per thread."""
 
 from __future__ import annotations
 
-import sys
 import threading
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+import zstandard
 
 LEVEL = 1
-_own = threading.local()
 
-ZstdError = zstd.ZstdError
+ZstdError = zstandard.ZstdError
+
+
+class _Own(threading.local):
+    """A context serves one thread at a time; making one costs more than a small frame."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=LEVEL)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_own = _Own()
 
 
 def compress(data: bytes | bytearray | memoryview) -> bytes:
     """One zstd frame that states its content's size."""
-    compressor = getattr(_own, "compressor", None)
-    if compressor is None:
-        compressor = _own.compressor = zstd.ZstdCompressor(LEVEL)
-    return bytes(compressor.compress(data, zstd.ZstdCompressor.FLUSH_FRAME))
+    return _own.compressor.compress(data)
 
 
-def decompress(data: bytes | bytearray | memoryview) -> bytes:
-    """Raises ZstdError."""
-    return bytes(zstd.decompress(data))
+def decompress(data: bytes | bytearray | memoryview, most: int) -> bytes:
+    """The content of one frame that states its size, ``most`` bytes of it at the utmost: no more memory is taken,
+    whatever the frame says. Raises ZstdError."""
+    size = zstandard.frame_content_size(data)
+    if not 0 <= size <= most:
+        raise ZstdError(f"a frame of {size} bytes, where {most} are the most")
+    return _own.decompressor.decompress(data, max_output_size=size, allow_extra_data=False)

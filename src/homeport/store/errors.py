@@ -31,6 +31,37 @@ class StoreUnavailable(StoreError):
     remedy = "Replication tries again by itself. Check that the store can be reached and has space."
 
 
+class StoreUnreachable(StoreUnavailable):
+    """No answer, or the storage's own fault (5xx, a connection that broke): another try may succeed."""
+
+    code = "store.unreachable"
+    remedy = "Check the address, the network and the storage's state. Replication tries again by itself."
+
+
+class StoreThrottled(StoreUnavailable):
+    """The storage asks for fewer requests; they were repeated for as long as a call may take."""
+
+    code = "store.throttled"
+    remedy = (
+        "It passes by itself. If it stays, limit this site with `?requests=N` in the store's URL, or raise the quota."
+    )
+
+
+class StoreDenied(StoreUnavailable):
+    """The storage refuses our credentials, or what they may do."""
+
+    code = "store.denied"
+    remedy = "Check the store's credentials, their rights (read, write, list, delete) and this machine's clock."
+
+
+class Locked(StoreUnavailable):
+    """The storage keeps this object for a time (object lock, retention, legal hold): it can't be deleted yet.
+    Whoever clears up goes on with the rest and deletes it another time."""
+
+    code = "store.locked"
+    remedy = "Nothing: it is deleted once its retention is over."
+
+
 class StoreUnsuitable(StoreError):
     """The object storage lacks what the format depends on (create-if-absent, ranged reads, ordered lists)."""
 
@@ -58,6 +89,12 @@ class Corrupt(StoreError):
 
 class CorruptFrame(Corrupt):
     code = "store.corrupt-frame"
+
+
+class BrokenChain(Corrupt):
+    """A record stands on another that isn't there, or that isn't the one it was made on."""
+
+    code = "store.broken-chain"
 
 
 class WrongKey(StoreError):

@@ -1,57 +1,98 @@
 """Dropping points, and clearing what nothing needs any more.
 
-    merge the indexes of a run of dropped points → thinning record → look again (leases, forks, others who expire)
-    → boundary → delete the points' records → delete the segments that no record names
+    begin a fold → merge the indexes of each run of dropped points → thinning record → look again (leases, forks) →
+    settle → boundary → delete the points' records → delete the segments that no record names
 
-A crash anywhere leaves leftovers, never a gap: until the thinning record lies there, nothing was dropped; from then on
-the rest only deletes what it made superfluous, and the next call goes on.
+A crash anywhere leaves leftovers, never a gap: until it is settled, nothing was dropped; from then on the rest only
+deletes what it made superfluous, and the next call goes on.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
+from homeport.domain.logs import get_logger
 from homeport.domain.points import PointId
 from homeport.domain.units import BLOCK
-from homeport.store import layout, names, sealed
-from homeport.store.errors import AlreadyExists, Corrupt, NotFound
-from homeport.store.layout import Layout, Range, contains, crosses
+from homeport.store import folds, names, sealed
+from homeport.store.errors import AlreadyExists, Corrupt, NotFound, PointNotFound
+from homeport.store.layout import Layout, Range, crosses, parse_thin
 from homeport.store.names import Segment
-from homeport.store.records import Record, caps, disks_list, merge, pack
+from homeport.store.records import Record, caps, disks_list, lacking, merge, pack, sha256
+from homeport.store.sweep import Swept, clear, delete, resolve, set_boundary, sweep
+from homeport.store.worth import absorbs
 
 if TYPE_CHECKING:
     from homeport.store.timeline import MachineStore
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
-_ABSORB = 4
-"""A neighbouring thinning record is taken into the new one unless it is this many times as large."""
+_AT_ONCE = 8
+"""Records fetched at once."""
 
 
 @dataclass
-class Expired:
-    """``dropped``: numbers dropped now; ``kept``: numbers asked for that stay, and why; ``deleted``: objects."""
+class Expired(Swept):
+    """``dropped``: numbers dropped now; ``kept``: numbers asked for that stay, and why."""
 
     dropped: list[int] = field(default_factory=list)
     kept: dict[int, str] = field(default_factory=dict)
-    deleted: int = 0
-    deleted_bytes: int = 0
 
 
 def expire(store: MachineStore, timeline: str, drop: Sequence[int]) -> Expired:
     """Drop points of a timeline by number, but never its newest point, one that is leased or that another timeline
-    forks from. Numbers that aren't there: fine. Idempotent, also after a crash. One at a time for a timeline: of two at
-    once, one may give up (its points are in ``kept``). Raises Corrupt, StoreUnavailable."""
+    forks from. Numbers that aren't there: fine. Idempotent, also after a crash. Of two at once on a timeline (or one
+    beside a compaction) one may give up: its points are in ``kept``. Raises Corrupt, StoreUnavailable."""
     result = Expired()
-    for run in _runs(store, timeline, drop, result):
-        _thin(store, timeline, run, result)
-    sweep(store, timeline, result)
+    if not store.scan(timeline).known.isdisjoint(drop):
+        _expire(store, timeline, drop, result)
+        clear(store, timeline, result)
+    else:
+        sweep(store, timeline, result)
     return result
+
+
+def _expire(store: MachineStore, timeline: str, drop: Sequence[int], result: Expired) -> None:
+    number = folds.begin(store, timeline)
+    found, held = resolve(store, timeline, number, result)
+    made: dict[Range, list[int]] = {}
+    try:
+        for reach, run in _reaches(store, found, held, _runs(store, found, drop, result)).items():
+            _thin(store, found, reach, number)
+            made[reach] = run
+    except (NotFound, Corrupt):
+        if folds.newest(store, timeline) == number:
+            raise
+        # Another began since, and what this one was to merge is gone: so its record can't come to stand.
+        for reach in made:
+            _withdraw(store, timeline, reach, number, result)
+        result.kept.update(dict.fromkeys(drop, "someone else folds here"))
+        return
+    protected = _protected(store, timeline) if made else {}
+    for reach, run in list(made.items()):
+        stay = {point: protected[point] for point in run if point in protected}
+        if stay:
+            _withdraw(store, timeline, reach, number, result)
+            result.kept.update({point: stay.get(point, "its neighbour must stay") for point in run})
+            del made[reach]
+    if not made:
+        return
+    settled = folds.settle(store, timeline, number, made)
+    if not settled:
+        for reach, run in made.items():
+            if settled is False:
+                _withdraw(store, timeline, reach, number, result)
+            result.kept.update(dict.fromkeys(run, "someone else folds here"))
+        return
+    set_boundary(store, timeline, max(last for _, last in made) + 1)
+    result.dropped = sorted(number for run in made.values() for number in run)
+
+
+def _withdraw(store: MachineStore, timeline: str, reach: Range, number: int, result: Expired) -> None:
+    """Where the storage keeps it locked, it is left: its points are not offered until a later run deletes it."""
+    delete(store, names.thin(store.machine, timeline, *reach, number), 0, result)
 
 
 def _protected(store: MachineStore, timeline: str) -> dict[int, str]:
@@ -67,15 +108,21 @@ def _protected(store: MachineStore, timeline: str) -> dict[int, str]:
     return result
 
 
-def _runs(store: MachineStore, timeline: str, drop: Sequence[int], result: Expired) -> list[list[int]]:
+def _runs(store: MachineStore, found: Layout, drop: Sequence[int], result: Expired) -> list[list[int]]:
     """Maximal runs of neighbouring points to drop."""
-    found = store.scan(timeline)
+    timeline = found.timeline
     protected = _protected(store, timeline)
+    wanted = [PointId(timeline, number) for number in sorted(set(drop) & set(found.live))]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        ended = list(pool.map(store.is_end, wanted))
     runs: list[list[int]] = []
-    for number in sorted(set(drop) & set(found.live)):
-        if store.is_end(PointId(timeline, number)):
+    for point, end in zip(wanted, ended, strict=True):
+        if end:
             continue
-        why = protected.get(number) or _uneven(store, PointId(timeline, number))
+        number = point.number
+        why = protected.get(number) or _uneven(store, point)
         if why:
             result.kept[number] = why
         elif runs and runs[-1][-1] == number - 1:
@@ -90,76 +137,46 @@ def _uneven(store: MachineStore, point: PointId) -> str:
     record = store.layer(names.point(store.machine, point))
     if all(size % BLOCK == 0 for size in record.disks.values()) or record.parent is None:
         return ""
-    below = store.chain(record.parent, dropped=True)[0][1]
+    link = store.scan(record.parent.timeline).link(record.parent.number)
+    if link is None:
+        raise PointNotFound(f"{point} stands on {record.parent}, which isn't there", point=str(point))
+    below = store.layer(link[1])
     shrank = [disk for disk, size in record.disks.items() if size % BLOCK and below.disks.get(disk, 0) > size]
     return f"{', '.join(shrank)} shrank here" if shrank else ""
 
 
-def _thin(store: MachineStore, timeline: str, numbers: list[int], result: Expired) -> None:
-    found = store.scan(timeline)
-    first, last = _absorb(store, found, numbers)
+def _thin(store: MachineStore, found: Layout, reach: Range, revision: int) -> None:
+    """Write the thinning record over a range. Raises Corrupt."""
+    timeline = found.timeline
+    first, last = reach
     # Oldest first: the records of the run, and what earlier thinning left within it.
     layers: list[Record] = []
     number = last
     while number >= first:
-        key = layout.layer_key(store.machine, found, number)
-        if key is None:
+        link = found.link(number)
+        if link is None:
             raise Corrupt(f"point {timeline}/{number} is missing", object=f"{timeline}/{number}")
-        record = store.layer(key)
-        layers.append(record)
-        ending = found.thin_ending_at(number)
-        number = (ending[0] if ending else number) - 1
+        (start, _), key = link
+        try:
+            layers.append(store.layer(key))
+        except NotFound:
+            raise Corrupt(f"point {timeline}/{number} is missing", object=key) from None
+        number = start - 1
     layers.reverse()
-    head, sections = merged(store, timeline, (first, last), layers)
-    key = names.thin(store.machine, timeline, first, last)
+    head, sections = merged(store, timeline, reach, layers)
+    key = names.thin(store.machine, timeline, first, last, revision)
+    # The key is this fold's alone: what lies there is this very record, put once already by a repeated call.
     try:
         store.objects.put(key, store.seal(key, sealed.THIN, head, sections))
     except AlreadyExists:
         log.info("thinned already", key=key)
-    found = store.scan(timeline)
-    if any(
-        crosses(reach, (first, last)) and not contains((first, last), reach) and not contains(reach, (first, last))
-        for reach in [*found.thins, *found.idle_thins]
-    ):
-        _withdraw(store, timeline, (first, last))
-        result.kept.update(dict.fromkeys(numbers, "someone else drops points here"))
-        return
-    result.dropped += numbers
-
-
-def _withdraw(store: MachineStore, timeline: str, reach: Range) -> None:
-    key = names.thin(store.machine, timeline, *reach)
-    store.objects.delete(key)
-    store.forget(key)
-
-
-def _settle(store: MachineStore, timeline: str, result: Expired) -> None:
-    """Look again at thinning records after which nothing was deleted yet (just written, or left by a crash): where a
-    point was leased or forked from meanwhile, the record is withdrawn. Then set the boundary: what lies below may be
-    deleted."""
-    found = store.scan(timeline)
-    protected = _protected(store, timeline)
-    for reach in found.thins:
-        inner = [r for r in found.idle_thins if contains(reach, r)]
-        mine = [n for n in range(reach[0], reach[1] + 1) if not any(a <= n <= b for a, b in inner)]
-        if not mine or any(number not in found.records for number in mine):
-            continue  # deleting has begun: it was looked at
-        held = {number: protected[number] for number in mine if number in protected}
-        if held:
-            _withdraw(store, timeline, reach)
-            result.kept.update({number: held.get(number, "its neighbour must stay") for number in mine})
-            result.dropped = [number for number in result.dropped if number not in mine]
-    upto = max((last for _, last in store.scan(timeline).thins), default=-1) + 1
-    if upto > layout.boundary(store.objects, store.machine, timeline):
-        with contextlib.suppress(AlreadyExists):
-            key = names.boundary(store.machine, timeline, upto)
-            store.put_sealed(key, sealed.BOUNDARY, {"timeline": timeline, "number": upto})
 
 
 def merged(
     store: MachineStore, timeline: str, reach: Range, layers: list[Record]
 ) -> tuple[dict[str, Any], list[bytes]]:
-    """The thinning record over ``layers`` (oldest first, without a gap): head and sections."""
+    """The thinning record over ``layers`` (oldest first, without a gap): head and sections. Raises Corrupt: a segment
+    that it would name isn't there (nothing is dropped on such a word)."""
     removed: list[list[Any]] = []
     freed: set[Segment] = set()
     floor: dict[str, int] = {}
@@ -168,9 +185,8 @@ def merged(
             removed += record.head["removed"]
             freed.update(Segment(timeline, epoch, seq) for epoch, seq in record.head["freed"])
         else:
-            number = record.head["number"]
-            removed.append([number, store.record_sha256(PointId(timeline, number))])
-        freed.update(info.segment for info in store.segments_of(record) if info.segment.timeline == timeline)
+            removed.append([record.head["number"], _record_sha256(store, record)])
+        freed.update(segment for segment in store.segments_of(record).names() if segment.timeline == timeline)
         floor = (
             dict(record.floor)
             if position == 0
@@ -178,8 +194,9 @@ def merged(
         )
     newest, oldest = layers[-1], layers[0]
     index = merge(list(zip(layers, caps(layers), strict=True)), keep_zeros=oldest.parent is not None)
-    freed -= {info.segment for info in index.segments}
-    there = {key for key, _ in store.objects.list(names.timeline(store.machine, timeline) + "segment/")}
+    there = segments_there(store, timeline)
+    named = set(index.segments.names())
+    missing(store, named, there)
     fields, sections = pack(index)
     head = {
         "kind": "thin",
@@ -192,109 +209,62 @@ def merged(
         "disks": disks_list(newest.disks),
         "floor": disks_list({disk: floor.get(disk, 0) for disk in newest.disks}),
         "instant": newest.head["instant"],
-        "freed": sorted((s.epoch, s.seq) for s in freed if s.key(store.machine) in there),
+        "freed": sorted((s.epoch, s.seq) for s in (freed - named) & there),
+        "pruned": lacking(layers),
+        "built": newest.head.get("built"),
         **fields,
     }
     return head, sections
 
 
-def _absorb(store: MachineStore, found: Layout, numbers: list[int]) -> Range:
-    """The run, and the thinning records beside it unless they are much larger: a point costs what it changed, so what
-    was folded long ago isn't folded again with each."""
-    prefix = names.timeline(store.machine, found.timeline)
-    sizes = {_range_of(key): size for key, size in store.objects.list(prefix + "thin/")}
-    records = {int(key.rsplit("/", 1)[1]): size for key, size in store.objects.list(prefix + "point/")}
-    first, last = numbers[0], numbers[-1]
-    weight = sum(records.get(number, 0) for number in numbers)
-    grown = True
-    while grown:
-        grown = False
-        for reach in found.thins:
-            beside = reach[1] == first - 1 or reach[0] == last + 1
-            if beside and sizes.get(reach, 0) <= _ABSORB * weight:
-                first, last = min(first, reach[0]), max(last, reach[1])
-                weight += sizes.get(reach, 0)
-                grown = True
-    return first, last
+def segments_there(store: MachineStore, timeline: str) -> set[Segment]:
+    """All segments of a timeline that lie in the store."""
+    prefix = names.timeline(store.machine, timeline) + "segment/"
+    files = (key[len(prefix) :].split("-") for key, _ in store.objects.list(prefix))
+    return {Segment(timeline, int(epoch), int(seq)) for epoch, seq in files}
 
 
-def _range_of(key: str) -> Range:
-    first, last = key.rsplit("/", 1)[1].split("-")
-    return int(first), int(last)
+def missing(store: MachineStore, named: set[Segment], there: set[Segment]) -> None:
+    """Raises Corrupt: a segment that a record is to name isn't there."""
+    gone = sorted(named - there)
+    if gone:
+        key = gone[0].key(store.machine)
+        raise Corrupt(f"{key} is missing ({len(gone)} segments are): nothing is folded over damage", object=key)
 
 
-def leftovers(store: MachineStore, timeline: str) -> list[tuple[str, int]]:
-    """Objects of a timeline that nothing needs, ``(key, bytes)``, in an order in which they may be deleted."""
-    found = store.scan(timeline)
-    prefix = names.timeline(store.machine, timeline)
-    result: list[tuple[str, int]] = []
-    points, segments = [], []
-    maps: list[tuple[str, int]] = []
-    thins: dict[Range, tuple[str, int]] = {}
-    parts: list[tuple[str, int]] = []
-    ended = store.ended(timeline)
-    last = store.last_point(timeline, found)
-    barriers: list[tuple[str, int]] = []
-    for key, size in store.objects.list(prefix):
-        kind, _, rest = key[len(prefix) :].partition("/")
-        if kind == "point" and found.covered(int(rest)):
-            points.append((key, size))
-        elif kind == "digests":
-            number = int(rest.split("/")[0])
-            if found.covered(number) and found.thin_ending_at(number) is None:
-                maps.append((key, size))
-        elif kind == "thin":
-            thins[_range_of(key)] = (key, size)
-        elif kind == "part" and (ended or last is not None):
-            parts.append((key, size))
-        elif kind == "segment":
-            epoch, seq = rest.split("-")
-            segments.append((Segment(timeline, int(epoch), int(seq)), key, size))
-        elif kind == "boundary":
-            barriers.append((key, size))
-    result += points + maps + [thins[r] for r in found.idle_thins if r in thins] + parts + barriers[:-1]
-    gone = {key for key, _ in result}
-    live, freed, newest_epoch = _needed(store, timeline, gone)
-    for segment, key, size in segments:
-        # What no record names may be on its way still, unless its writer can't add a point any more: one of a newer
-        # epoch has built the newest point, or the timeline has ended.
-        if segment not in live and (segment in freed or segment.epoch < newest_epoch or ended):
-            result.append((key, size))
+def _record_sha256(store: MachineStore, record: Record) -> str:
+    """Of a point's record as it lies in the store."""
+    if len(record.opened.have) == record.opened.total:
+        return sha256(record.opened.have)
+    return store.record_sha256(PointId(record.head["timeline"], record.head["number"]))
+
+
+def _reaches(store: MachineStore, found: Layout, held: list[Range], runs: list[list[int]]) -> dict[Range, list[int]]:
+    """Ranges to thin, and the points to drop in each: the runs, with settled thinning records beside them that are
+    worth taking in. Runs that take in the same one become one."""
+    sizes = {parse_thin(key.rsplit("/", 1)[1])[0]: size for key, size in store.objects.list(found.prefix + "thin/")}
+    records = {int(key.rsplit("/", 1)[1]): size for key, size in store.objects.list(found.prefix + "point/")}
+    settled = {reach: sizes.get(reach, 0) for reach in found.thins if reach not in held}
+    result: dict[Range, list[int]] = {}
+    for run in runs:
+        reach = _absorb(run, sum(records.get(number, 0) for number in run), settled)
+        numbers = run
+        while result and crosses(before := next(reversed(result)), reach):
+            numbers = [*result.pop(before), *numbers]
+            reach = min(before[0], reach[0]), max(before[1], reach[1])
+        result[reach] = numbers
     return result
 
 
-def _needed(store: MachineStore, timeline: str, gone: set[str]) -> tuple[set[Segment], set[Segment], int]:
-    """Of all timelines' records that stay: the segments that they name; those that thinning freed in this timeline;
-    and the epoch in which this timeline's newest point was built."""
-    live: set[Segment] = set()
-    freed: set[Segment] = set()
-    newest = 0
-    for other in store.timeline_ids():
-        found = store.scan(other)
-        keys = [names.thin(store.machine, other, *reach) for reach in found.thins]
-        keys += [names.point(store.machine, PointId(other, number)) for number in found.live]
-        for key in keys:
-            record = store.layer(key)
-            if record.ended:
-                continue
-            live.update(info.segment for info in store.segments_of(record))
-            if other == timeline and "/thin/" in key:
-                freed.update(Segment(timeline, epoch, seq) for epoch, seq in record.head["freed"])
-            elif other == timeline:
-                newest = max(newest, int(record.head["epoch"]))
-        for number in layout.part_numbers(store.objects, store.machine, other):
-            key = names.part(store.machine, other, number)
-            if key not in gone:
-                with contextlib.suppress(NotFound):
-                    live.update(info.segment for info in store.segments_of(store.record(key, sealed.PART)))
-    return live, freed, newest
-
-
-def sweep(store: MachineStore, timeline: str, result: Expired) -> None:
-    """Delete leftovers."""
-    _settle(store, timeline, result)
-    for key, size in leftovers(store, timeline):
-        store.objects.delete(key)
-        store.forget(key)
-        result.deleted += 1
-        result.deleted_bytes += size
+def _absorb(run: list[int], weight: int, settled: dict[Range, int]) -> Range:
+    """The run, and the thinning records beside it that are worth taking in. ``weight``, ``settled``: bytes."""
+    first, last = run[0], run[-1]
+    grown = True
+    while grown:
+        grown = False
+        for reach, size in settled.items():
+            if (reach[1] == first - 1 or reach[0] == last + 1) and absorbs(weight, size):
+                first, last = min(first, reach[0]), max(last, reach[1])
+                weight += size
+                grown = True
+    return first, last

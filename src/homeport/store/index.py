@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from homeport.domain.extents import distinct
 from homeport.domain.units import BLOCK, GiB
 from homeport.store.errors import Corrupt
+from homeport.store.heads import MOST_DISK
 
 FRAME_BLOCKS = 16
 """Blocks in a frame at most; no frame crosses a multiple of it."""
@@ -46,6 +48,7 @@ Rows = NDArray[Any]
 EMPTY: Rows = np.zeros(0, ROW)
 
 _COUNT = struct.Struct("<I")
+_MOST_BLOCKS = MOST_DISK // BLOCK
 _LONG = 64
 
 
@@ -76,7 +79,7 @@ def overlay(rows: Rows) -> Rows:
     ordered = rows[np.argsort(rows["first"], kind="stable")]
     if (ordered["first"][1:] >= ends(ordered)[:-1]).all():
         return ordered
-    edges = np.unique(np.concatenate((rows["first"], ends(rows))))
+    edges = distinct(np.concatenate((rows["first"], ends(rows))))
     begin = np.searchsorted(edges, rows["first"])
     end = np.searchsorted(edges, ends(rows))
     spans = end - begin
@@ -117,6 +120,8 @@ def clip(rows: Rows, start: int, stop: int) -> Rows:
 
 def between(rows: Rows, start: int, stop: int) -> Rows:
     """As ``clip``, for disjoint ascending rows: found by halving."""
+    if not len(rows):
+        return EMPTY
     low = int(np.searchsorted(rows["first"], start, side="right")) - 1
     low = max(low, 0)
     high = int(np.searchsorted(rows["first"], stop, side="left"))
@@ -140,9 +145,9 @@ def join_zeros(rows: Rows) -> Rows:
 
 def planes(values: NDArray[Any], kind: str) -> bytes:
     """A column as differences modulo its width, stored as byte planes: all lowest bytes first (compresses well)."""
-    column = np.ascontiguousarray(values.astype(kind))
-    deltas = np.diff(column, prepend=column.dtype.type(0))
-    return deltas.view(np.uint8).reshape(len(column), column.dtype.itemsize).T.tobytes()
+    deltas = np.array(values, kind)
+    deltas[1:] -= deltas[:-1].copy()
+    return deltas.view(np.uint8).reshape(len(deltas), deltas.dtype.itemsize).T.tobytes()
 
 
 def unplanes(data: memoryview, count: int, kind: str) -> NDArray[Any]:
@@ -157,22 +162,40 @@ class _Columns:
 
     def __init__(self, kinds: dict[str, str]) -> None:
         self.kinds = kinds
+        self._width = sum(np.dtype(kind).itemsize for kind in kinds.values())
 
     def pack(self, rows: Any) -> bytes:
         parts = [planes(rows[name], kind) for name, kind in self.kinds.items()]
         return _COUNT.pack(len(rows)) + b"".join(parts)
 
-    def unpack(self, data: bytes, object: str) -> tuple[int, dict[str, NDArray[Any]]]:
-        (count,) = _COUNT.unpack_from(data)
-        view = memoryview(data)[_COUNT.size :]
-        if len(view) != count * sum(np.dtype(kind).itemsize for kind in self.kinds.values()):
-            raise Corrupt(f"{object}: its index has the wrong length", object=object)
+    def size(self, rows: int) -> int:
+        """Bytes of a section of so many rows."""
+        return _COUNT.size + rows * self._width
+
+    def unpack(self, sections: Sequence[bytes], object: str) -> tuple[list[int], dict[str, NDArray[Any]]]:
+        """How many rows each section has, and the columns of all of them, one section after another."""
+        counts, parts = [], []
+        for data in sections:
+            count = _COUNT.unpack_from(data)[0] if len(data) >= _COUNT.size else -1
+            if len(data) != self.size(count):
+                raise Corrupt(f"{object}: its index has the wrong length", object=object)
+            counts.append(count)
+            parts.append(np.frombuffer(data, np.uint8, offset=_COUNT.size).reshape(self._width, count))
+        everything = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         columns = {}
+        at = 0
         for name, kind in self.kinds.items():
-            size = count * np.dtype(kind).itemsize
-            columns[name] = unplanes(view[:size], count, kind)
-            view = view[size:]
-        return count, columns
+            dtype = np.dtype(kind)
+            bytes_ = everything[at : at + dtype.itemsize]
+            at += dtype.itemsize
+            values = np.cumsum(np.ascontiguousarray(bytes_.T).reshape(-1).view(dtype), dtype=dtype)
+            if len(counts) > 1:  # each section counts from 0
+                ends_ = np.cumsum(counts)[:-1]
+                before = np.zeros(len(counts), dtype)
+                before[1:] = np.where(ends_ > 0, values[ends_ - 1], 0) if len(values) else 0
+                values -= np.repeat(before, counts)
+            columns[name] = values
+        return counts, columns
 
 
 _DATA = _Columns(
@@ -189,18 +212,85 @@ _DATA = _Columns(
 _ZEROS = _Columns({"first": "<u8", "count": "<u8"})
 
 
-def pack_data(rows: Rows, shard: int) -> bytes:
-    """Disjoint ascending data rows of one shard as a section."""
-    shifted = rows.copy()
-    shifted["first"] -= shard * SHARD_BLOCKS
-    return _DATA.pack(shifted)
+COMPACT = np.dtype(list(_DATA.kinds.items()))
+"""Data rows of one shard as they are kept: less than half of ``ROW``."""
 
 
-def unpack_data(data: bytes, shard: int, object: str) -> Rows:
-    count, columns = _DATA.unpack(data, object)
-    rows = rows_of(columns, count)
+def compact(rows: Rows, shard: int) -> NDArray[Any]:
+    """Data rows of one shard as ``COMPACT``."""
+    result = np.empty(len(rows), COMPACT)
+    result["first"] = rows["first"] - shard * SHARD_BLOCKS
+    for column in COMPACT.names[1:]:  # type: ignore[index]
+        result[column] = rows[column]
+    return result
+
+
+def expand(packed: NDArray[Any], shard: int) -> Rows:
+    """What :func:`compact` was given."""
+    rows = rows_of({column: packed[column] for column in COMPACT.names}, len(packed))  # type: ignore[union-attr]
     rows["first"] += shard * SHARD_BLOCKS
     return rows
+
+
+def pack_data(packed: NDArray[Any]) -> bytes:
+    """Disjoint ascending rows of one shard, ``COMPACT``, as a section."""
+    return _DATA.pack(packed)
+
+
+def data_size(rows: int) -> int:
+    """Bytes of a section of data rows; more than one for each block of a shard are none."""
+    return _DATA.size(min(rows, SHARD_BLOCKS))
+
+
+def zeros_size(rows: int) -> int:
+    """Bytes of a section of zero rows."""
+    return _ZEROS.size(rows)
+
+
+def _checked(columns: dict[str, NDArray[Any]], counts: Sequence[int], segments: int, object: str) -> None:
+    """Raises Corrupt unless these are rows of data, ascending and disjoint in each section, each within a frame."""
+    first, count = columns["first"].astype(np.int64), columns["count"].astype(np.int64)
+    if not len(first):
+        return
+    fresh = np.zeros(len(first), np.bool_)
+    fresh[(np.cumsum(counts) - counts)[np.array(counts) > 0]] = True
+    if (
+        not int(count.min()) > 0
+        or int((columns["skip"] + count).max()) > FRAME_BLOCKS
+        or int((first + count).max()) > SHARD_BLOCKS
+        or int(columns["segment"].max()) >= segments
+        or not (fresh[1:] | (first[1:] >= (first + count)[:-1])).all()
+    ):
+        raise Corrupt(f"{object}: its index has rows that can't be", object=object)
+
+
+def unpack_data(sections: Sequence[bytes], shards: Sequence[int], segments: int, object: str) -> Rows:
+    """The rows of several shards, one after another. ``segments``: how many there are for them to name."""
+    if not sections:
+        return EMPTY
+    counts, columns = _DATA.unpack(sections, object)
+    _checked(columns, counts, segments, object)
+    rows = rows_of(columns, len(columns["first"]))
+    rows["first"] += np.repeat(np.array(shards, np.int64) * SHARD_BLOCKS, counts)
+    return rows
+
+
+def unpack_compact(data: bytes, segments: int, object: str) -> NDArray[Any]:
+    """The rows of one shard, as they are kept."""
+    (count,), columns = _DATA.unpack([data], object)
+    _checked(columns, [count], segments, object)
+    packed = np.empty(count, COMPACT)
+    for column, values in columns.items():
+        packed[column] = values
+    return packed
+
+
+def window(packed: NDArray[Any], shard: int, start: int, stop: int) -> Rows:
+    """What of a shard's rows, ``COMPACT``, lies in blocks ``[start, stop)``: no more than that is unpacked."""
+    offset = shard * SHARD_BLOCKS
+    # The column by itself: searching the records would copy it whole.
+    low, high = np.searchsorted(packed["first"], np.array([start, stop - 1]) - offset, side="right").tolist()
+    return clip(expand(packed[max(low - 1, 0) : high], shard), start, stop)
 
 
 def pack_zeros(rows: Rows) -> bytes:
@@ -209,5 +299,12 @@ def pack_zeros(rows: Rows) -> bytes:
 
 
 def unpack_zeros(data: bytes, object: str) -> Rows:
-    count, columns = _ZEROS.unpack(data, object)
+    (count,), columns = _ZEROS.unpack([data], object)
+    first, many = columns["first"], columns["count"]
+    if count and (
+        int(first.max()) >= _MOST_BLOCKS
+        or not 0 < int(many.min()) <= int(many.max()) <= _MOST_BLOCKS
+        or not (first[1:] >= (first + many)[:-1]).all()
+    ):
+        raise Corrupt(f"{object}: its index has zero rows that can't be", object=object)
     return rows_of({**columns, "segment": ZERO}, count)

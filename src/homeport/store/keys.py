@@ -1,40 +1,37 @@
-"""Keys: passphrase → vault key → machine key → key of each object and segment (docs/store-format.md, "Keys")."""
+"""Keys: passphrase or key file → vault key → machine key → key of each object and segment (docs/store-format.md)."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import os
-import struct
-import threading
-import uuid
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
-
-from homeport.store import names, sealed
-from homeport.store.errors import AlreadyExists, Corrupt, NotFound, StoreError, WrongKey
+from homeport.store import names, sealed, unlock, vaultfile
+from homeport.store.errors import AlreadyExists, Corrupt, Locked, NotFound, StoreError, WrongKey
 from homeport.store.objects import Objects
-
-FORMAT = "homeport vault"
-_KDF = {"name": "argon2id", "memory_kib": 64 << 10, "passes": 3, "lanes": 4}
-_MEMORY_LIMIT_KIB = 4 << 20
+from homeport.store.unlock import Secret
+from homeport.store.vaultfile import VaultFile
 
 
 @dataclass(frozen=True)
 class VaultKey:
-    """The key that wraps all machine keys of a vault. 32 bytes."""
+    """The key that wraps all machine keys of a vault. 32 bytes. ``generation``: which of its keys, from 1."""
 
     id: str
     key: bytes = field(repr=False)
+    generation: int = field(default=1, compare=False)
 
     @classmethod
     def create(cls) -> VaultKey:
+        import uuid  # it loads much, and only who makes a vault needs it
+
         return cls(str(uuid.uuid4()), os.urandom(32))
+
+    @cached_property
+    def key_id(self) -> str:
+        """Names this key and tells nothing of it: by it who holds a key knows whether it is the one in force."""
+        return sealed.derive(self.key, None, b"homeport vault key id 1" + sealed.text_field(self.id))[:16].hex()
 
 
 @dataclass(frozen=True)
@@ -60,143 +57,116 @@ class MachineKey:
         return sealed.text_field(self.vault) + sealed.text_field(self.machine)
 
 
-def _associated(vault: str, kdf: dict[str, Any]) -> bytes:
-    return (
-        b"homeport vault 1"
-        + sealed.text_field(vault)
-        + struct.pack("<III", kdf["memory_kib"], kdf["passes"], kdf["lanes"])
-        + bytes.fromhex(kdf["salt"])
-    )
+# -- the vault's key ---------------------------------------------------------------------------------------------------
 
 
-_one_derivation = threading.Lock()
-"""Two derivations of several lanes at once wait for each other for ever in OpenSSL's thread pool (seen with
-cryptography 50.0.2)."""
-
-
-def _wrapping_cipher(passphrase: str, kdf: dict[str, Any]) -> AESGCM:
-    # Bounds: a forged file must not make us take all of the memory.
-    if kdf["name"] != "argon2id" or not 0 < kdf["memory_kib"] <= _MEMORY_LIMIT_KIB or not 0 < kdf["passes"] <= 64:
-        raise Corrupt(f"{names.VAULT}: its key derivation isn't one this version knows", object=names.VAULT)
-    derivation = Argon2id(
-        salt=bytes.fromhex(kdf["salt"]),
-        length=32,
-        iterations=kdf["passes"],
-        lanes=kdf["lanes"],
-        memory_cost=kdf["memory_kib"],
-    )
-    with _one_derivation:
-        return AESGCM(derivation.derive(passphrase.encode()))
-
-
-def _check(data: dict[str, Any]) -> str:
-    """SHA-256 over the file's JSON without its ``check``, keys sorted, no spaces."""
-    rest = {key: value for key, value in data.items() if key != "check"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _load(objects: Objects) -> dict[str, Any]:
+def seal_vault(objects: Objects, vault: VaultKey, secret: Secret) -> None:
+    """Write the vault's file: its key wrapped by the recovery passphrase (or a key file). Where one of this vault lies
+    already, it stays as it is: its ways are changed by :mod:`homeport.store.rotation` alone. Raises StoreError
+    (``store.other-vault``: another vault's store; ``store.key-rotated``: the vault has another key here)."""
     try:
-        raw = objects.get(names.VAULT)
+        found = vaultfile.load(objects)
     except NotFound:
-        raise NotFound(
-            f"there is no {names.VAULT}: this is not a recovery store",
-            code="store.no-vault",
-            remedy="Check the store's URL.",
-        ) from None
-    try:
-        data: dict[str, Any] = json.loads(raw)
-        if data["format"] != FORMAT or data["check"] != _check(data):
-            raise ValueError
-    except (ValueError, KeyError, TypeError):
-        raise Corrupt(f"{names.VAULT} is damaged", object=names.VAULT) from None
-    if data["version"] != 1:
-        raise Corrupt(f"{names.VAULT} is of version {data['version']}, this is version 1", object=names.VAULT)
-    return data
-
-
-def seal_vault(objects: Objects, vault: VaultKey, passphrase: str) -> None:
-    """Write ``vault.json``: the vault's key wrapped by the recovery passphrase. Idempotent; another passphrase for
-    the same vault replaces the old one. Raises StoreError (``store.other-vault``) where another vault lies here."""
-    try:
-        existing = _load(objects)
-    except NotFound:
-        existing = None
-    if existing is not None:
-        if existing["vault"] != vault.id:
-            raise _other_vault(existing["vault"], vault.id)
+        first = VaultFile(vault.id, 1, 1, {1: vault.key_id}, [unlock.wrap(vault.id, 1, vault.key, secret)])
         try:
-            if open_vault(objects, passphrase) == vault:
-                return
+            objects.put(first.key, first.to_bytes())
+            return
+        except AlreadyExists:
+            found = vaultfile.load(objects)
+    if found.vault != vault.id:
+        raise StoreError(
+            f"the store belongs to vault {found.vault}, not to {vault.id}",
+            code="store.other-vault",
+            remedy="Give each vault a store of its own.",
+        )
+    if vault.key_id not in found.generations.values():
+        raise rotated()
+
+
+Opener = Secret | VaultKey
+"""What unlocks a store; the vault's own key (as the vault's state folder has it) does so too."""
+
+
+def open_vault(objects: Objects, secret: Opener) -> VaultKey:
+    """The vault's key in force. Raises WrongKey, NotFound (``store.no-vault``), Corrupt, StoreError
+    (``store.unlock-refused``)."""
+    found = vaultfile.load(objects)
+    return open_generation(found, found.generation, secret)
+
+
+def open_generation(found: VaultFile, generation: int, secret: Opener) -> VaultKey:
+    """The vault's key of one generation. Raises as :func:`open_vault`."""
+    if isinstance(secret, VaultKey):
+        if (secret.id, secret.key_id) == (found.vault, found.generations.get(generation)):
+            return VaultKey(secret.id, secret.key, generation)
+        raise WrongKey(
+            "the vault's key doesn't open this store",
+            code="store.wrong-key",
+            remedy="Use the recovery passphrase or a key file: the key was replaced here, or it is another vault's.",
+        )
+    refused: StoreError | None = None
+    for way in found.ways(generation):
+        if way["kind"] != unlock.kind_of(secret) or (
+            way["kind"] == unlock.KEY_FILE and way["id"] != unlock.way_id(secret)
+        ):
+            continue
+        try:
+            opened = VaultKey(found.vault, unlock.unwrap(found.vault, way, secret), generation)
         except WrongKey:
-            pass
-    kdf = {**_KDF, "salt": os.urandom(16).hex()}
-    fresh = os.urandom(12)
-    wrapped = _wrapping_cipher(passphrase, kdf).encrypt(fresh, vault.key, _associated(vault.id, kdf))
-    data: dict[str, Any] = {
-        "format": FORMAT,
-        "version": 1,
-        "vault": vault.id,
-        "kdf": kdf,
-        "cipher": "AES-256-GCM",
-        "nonce": fresh.hex(),
-        "wrapped": wrapped.hex(),
-    }
-    data["check"] = _check(data)
-    text = (json.dumps(data, indent=2) + "\n").encode()
-    try:
-        objects.put(names.VAULT, text, if_absent=existing is None)
-    except AlreadyExists:
-        other = _load(objects)["vault"]
-        if other != vault.id:
-            raise _other_vault(other, vault.id) from None
+            continue
+        except StoreError as error:
+            refused = error
+            continue
+        if opened.key_id != found.generations.get(generation):
+            raise Corrupt(f"{found.key} names another key than it wraps", object=found.key)
+        return opened
+    raise refused or unlock.wrong(secret)
 
 
-def _other_vault(found: str, wanted: str) -> StoreError:
+def rotated() -> StoreError:
     return StoreError(
-        f"the store belongs to vault {found}, not to {wanted}",
-        code="store.other-vault",
-        remedy="Give each vault a store of its own.",
+        "the vault's key was replaced in this store since, or is being replaced",
+        code="store.key-rotated",
+        remedy="Open the store anew. If a key rotation was interrupted, `homeport store key rotate` completes it.",
     )
 
 
-def open_vault(objects: Objects, passphrase: str) -> VaultKey:
-    """The vault's key out of ``vault.json``. Raises WrongKey, NotFound (``store.no-vault``), Corrupt."""
-    data = _load(objects)
+def sealed_header(objects: Objects) -> str | None:
+    """The vault's file as it lies here, to be placed in other stores of the vault; None: there is none."""
     try:
-        key = _wrapping_cipher(passphrase, data["kdf"]).decrypt(
-            bytes.fromhex(data["nonce"]), bytes.fromhex(data["wrapped"]), _associated(data["vault"], data["kdf"])
-        )
-    except InvalidTag:
-        raise WrongKey("the passphrase doesn't open this store") from None
-    return VaultKey(data["vault"], key)
+        return vaultfile.load(objects).to_bytes().decode()
+    except NotFound:
+        return None
+
+
+def place_header(objects: Objects, header: str) -> None:
+    """Seal an empty store with the vault's file of another. Raises AlreadyExists, Corrupt."""
+    found = VaultFile.parse(header.encode(), names.VAULT)
+    objects.put(found.key, found.to_bytes())
+
+
+# -- machines' keys ----------------------------------------------------------------------------------------------------
 
 
 def machines(objects: Objects) -> list[str]:
     """The machines that the bucket holds points of."""
-    return sorted({key.split("/")[1] for key, _ in objects.list("machines/") if key.endswith("/key")})
+    parts = (key.split("/") for key, _ in objects.list("machines/"))
+    return sorted({part[1] for part in parts if part[2] == "key"})
 
 
 def machine_key(objects: Objects, vault: VaultKey, machine: str, *, create: MachineKey | bool = False) -> MachineKey:
     """The machine's key, unwrapped from the bucket. Where it isn't there: ``create=True`` makes a fresh one,
     ``create=key`` stores that one (the same key at every site). Raises NotFound, WrongKey, StoreError
-    (``store.other-key``: the bucket holds another key than the one given)."""
-    place = names.machine_key(machine)
+    (``store.other-key``: the bucket holds another key than the one given; ``store.key-rotated``)."""
     wanted = create if isinstance(create, MachineKey) else None
     if wanted is not None and (wanted.vault, wanted.machine) != (vault.id, machine):
         raise ValueError("the key given belongs to another machine or vault")
     try:
-        found = _unwrap(objects, vault, machine, place)
+        found = unwrap_machine(objects, vault, machine)
     except NotFound:
         if not create:
             raise
-        fresh = wanted or MachineKey(vault.id, machine, os.urandom(32))
-        data = sealed.seal(vault.key, vault.id, place, sealed.MACHINE_KEY, {"key": fresh.key.hex()})
-        try:
-            objects.put(place, data)
-            return fresh
-        except AlreadyExists:
-            found = _unwrap(objects, vault, machine, place)
+        found = _create(objects, vault, wanted or MachineKey(vault.id, machine, os.urandom(32)))
     if wanted is not None and found.key != wanted.key:
         raise StoreError(
             f"the store holds another key for machine {machine}",
@@ -206,12 +176,63 @@ def machine_key(objects: Objects, vault: VaultKey, machine: str, *, create: Mach
     return found
 
 
-def _unwrap(objects: Objects, vault: VaultKey, machine: str, place: str) -> MachineKey:
-    data = objects.get(place)
-    sealed.check_bytes(place, data)
+def _create(objects: Objects, vault: VaultKey, fresh: MachineKey) -> MachineKey:
+    place = names.machine_key(fresh.machine, _generation(objects, vault))
     try:
-        head = sealed.open_bytes(vault.key, vault.id, place, sealed.MACHINE_KEY, data).head
-    except Corrupt:
-        # The checksum is right, so the bytes are as written: it is the key that differs.
-        raise WrongKey(f"the vault's key doesn't open {place}", code="store.wrong-key") from None
-    return MachineKey(vault.id, machine, bytes.fromhex(head["key"]))
+        objects.put(place, wrap_machine(vault, fresh, place))
+    except AlreadyExists:
+        return unwrap_machine(objects, vault, fresh.machine)
+    # A rotation that began before our put may have listed the machines without it; one that begins now finds it.
+    try:
+        _generation(objects, vault)
+    except StoreError:
+        with contextlib.suppress(Locked):
+            objects.delete(place)
+        raise
+    return fresh
+
+
+def _generation(objects: Objects, vault: VaultKey) -> int:
+    """Of a vault's key in force; a bucket without a vault's file (tests, a store that was never sealed) knows one only.
+    Raises StoreError (``store.key-rotated``)."""
+    try:
+        found = vaultfile.load(objects)
+    except NotFound:
+        return vault.generation
+    if found.pending is not None or found.generations[found.generation] != vault.key_id:
+        raise rotated()
+    return found.generation
+
+
+def wrap_machine(vault: VaultKey, key: MachineKey, place: str) -> bytes:
+    return sealed.seal(vault.key, vault.id, place, sealed.MACHINE_KEY, {"key": key.key.hex()})
+
+
+def unwrap_machine(objects: Objects, vault: VaultKey, machine: str) -> MachineKey:
+    """Whichever generation the vault's key is of. Raises NotFound, WrongKey, Corrupt, StoreError
+    (``store.key-rotated``)."""
+    places = [key for key, _ in objects.list(names.machine_keys(machine))]
+    if not places:
+        raise NotFound(f"the store has no key of machine {machine}", key=names.machine_keys(machine))
+    for place in reversed(places):
+        try:
+            data = objects.get(place)
+        except NotFound:
+            continue
+        sealed.check_bytes(place, data)
+        try:
+            head = sealed.open_bytes(vault.key, vault.id, place, sealed.MACHINE_KEY, data).head
+        except Corrupt:
+            continue  # The checksum is right, so the bytes are as written: it is the key that differs.
+        return MachineKey(vault.id, machine, bytes.fromhex(head["key"]))
+    try:
+        in_force = vaultfile.load(objects)
+    except NotFound:
+        in_force = None
+    if in_force is not None and in_force.vault == vault.id and vault.key_id not in in_force.generations.values():
+        raise rotated()
+    raise WrongKey(
+        f"the vault's key doesn't open the key of machine {machine}",
+        code="store.wrong-key",
+        remedy="It was written by another vault: use the store of this one.",
+    )

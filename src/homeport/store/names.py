@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 
 from homeport.domain.points import PointId
 
-VAULT = "vault.json"
+VAULT = "vault/"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 _TIMELINE = re.compile(r"^[0-9a-f]{16}$")
 
@@ -31,8 +31,17 @@ def machine(machine: str) -> str:
     return f"machines/{name(machine)}/"
 
 
-def machine_key(machine_id: str) -> str:
-    return machine(machine_id) + "key"
+def vault(revision: int) -> str:
+    return f"{VAULT}{revision:010d}.json"
+
+
+def machine_keys(machine_id: str) -> str:
+    return machine(machine_id) + "key/"
+
+
+def machine_key(machine_id: str, generation: int) -> str:
+    """The machine's key, wrapped by the vault's key of this generation."""
+    return f"{machine_keys(machine_id)}{generation:010d}"
 
 
 def descriptions(machine_id: str) -> str:
@@ -94,12 +103,29 @@ def part(machine_id: str, timeline_id: str, number: int) -> str:
     return f"{timeline(machine_id, timeline_id)}part/{number:016d}"
 
 
-def thin(machine_id: str, timeline_id: str, first: int, last: int) -> str:
-    return f"{timeline(machine_id, timeline_id)}thin/{first:016d}-{last:016d}"
+def thin(machine_id: str, timeline_id: str, first: int, last: int, revision: int = 0) -> str:
+    suffix = f"-{revision:010d}" if revision else ""
+    return f"{timeline(machine_id, timeline_id)}thin/{first:016d}-{last:016d}{suffix}"
+
+
+def layer(machine_id: str, timeline_id: str, first: int, last: int) -> str:
+    return f"{timeline(machine_id, timeline_id)}layer/{first:016d}-{last:016d}"
 
 
 def epoch(machine_id: str, timeline_id: str, number: int) -> str:
     return f"{timeline(machine_id, timeline_id)}epoch/{number:010d}"
+
+
+def folds(machine_id: str, timeline_id: str) -> str:
+    return f"{timeline(machine_id, timeline_id)}fold/"
+
+
+def fold(machine_id: str, timeline_id: str, number: int) -> str:
+    return f"{folds(machine_id, timeline_id)}{number:010d}"
+
+
+FOLD_EPOCHS = 1_000_000_000
+"""Segments that a fold writes have this and its number as their epoch: no writer's can be the same."""
 
 
 def hide(machine_id: str, timeline_id: str, upto: int) -> str:

@@ -6,20 +6,28 @@ is fetched.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from homeport.domain.extents import Extents
+from homeport.domain.extents import Extents, distinct
 from homeport.domain.points import PointId, PointInfo
-from homeport.domain.units import BLOCK, MiB
+from homeport.domain.units import BLOCK, REGION, MiB
 from homeport.store import digests as digests_
 from homeport.store.builder import gather
-from homeport.store.errors import CorruptFrame, LayerGone, NotFound
-from homeport.store.index import PAGE_BLOCKS, ZERO, Rows, between
+from homeport.store.cache import Cache
+from homeport.store.disk_reader import DiskReader, Pieces
+from homeport.store.errors import Corrupt, CorruptFrame, LayerGone, NotFound
+from homeport.store.frame_cache import FrameCache
+from homeport.store.index import ZERO, Rows
+from homeport.store.names import Segment
+from homeport.store.places import Region, Source, resolve
 from homeport.store.pointmap import PointMap
+from homeport.store.ranges import RangeCache, get_ranges
 from homeport.store.segment import Directory, SegmentCipher, SegmentInfo, open_frame, read_directory
 
 if TYPE_CHECKING:
@@ -27,10 +35,27 @@ if TYPE_CHECKING:
     from homeport.store.timeline import MachineStore
 
 T = TypeVar("T")
-_READ_GAP = 64 << 10
-_READ_MOST = 4 * MiB
 _ZEROES = bytes(MiB)
 _TRIES = 8
+_RESOLVED_MOST = 32 * MiB
+
+
+class _SegmentGone(LayerGone):
+    """A segment that the map names isn't there: its records may have moved. ``damage``: what it is otherwise."""
+
+    def __init__(self, segment: Segment, damage: Corrupt) -> None:
+        super().__init__(damage.cause)
+        self.segment = segment
+        self.damage = damage
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A point's map, the regions resolved from it, and the segments that had been found missing before it was made."""
+
+    map: PointMap
+    missed: frozenset[Segment] = frozenset()
+    regions: dict[str, Cache[Region]] = field(default_factory=dict)
 
 
 class PointReader:
@@ -40,8 +65,9 @@ class PointReader:
         """Raises PointNotFound, Corrupt."""
         self._store = store
         self.point = point
-        self._map = PointMap(store, point)
-        record = self._map.layers[-1]
+        self._lock = threading.Lock()
+        self.view = View(PointMap(store, point))
+        record = self.view.map.layers[-1]
         hidden = store.scan(point.timeline).hidden_upto >= point.number
         self.info: PointInfo = record.info(point, hidden)
         self.disks: dict[str, int] = dict(record.disks)
@@ -56,18 +82,36 @@ class PointReader:
     def keys(self) -> MachineKey:
         return self._store.keys
 
+    # -- the map -------------------------------------------------------------------------------------------------------
+
     def with_map(self, ask: Callable[[PointMap], T]) -> T:
-        """Ask the point's map. Where a layer was thinned away meanwhile, the map is made anew: what the point holds is
-        the same, only the records that say so differ."""
+        """Ask the point's map. Where a layer was thinned away meanwhile, or a segment compacted, the map is made anew:
+        what the point holds is the same, only the records that say so differ."""
+        return self.with_view(lambda view: ask(view.map))
+
+    def with_view(self, ask: Callable[[View], T]) -> T:
         for _ in range(_TRIES):
-            current = self._map
+            view = self.view
             try:
-                return ask(current)
-            except LayerGone:
-                for layer in current.layers:
-                    self._store.forget(layer.key)
-                self._map = PointMap(self._store, self.point)
-        return ask(self._map)
+                return ask(view)
+            except LayerGone as gone:
+                self._renew(view, gone)
+        return ask(self.view)
+
+    def _renew(self, stale: View, gone: LayerGone) -> None:
+        """Raises Corrupt: a segment is missing that the map still names although it was made after it was missed.
+        Raises PointNotFound: the point was dropped."""
+        missed = stale.missed
+        if isinstance(gone, _SegmentGone):
+            if gone.segment in missed:
+                raise gone.damage from None
+            missed |= {gone.segment}
+        for layer in stale.map.layers:
+            self._store.forget(layer.key)
+        fresh = View(PointMap(self._store, self.point, without=missed), missed)
+        with self._lock:
+            if self.view is stale:
+                self.view = fresh
 
     def _disk(self, disk: str) -> str:
         if disk not in self.disks:
@@ -86,107 +130,115 @@ class PointReader:
         """Fill ``buffer`` from byte ``offset``, of any alignment, within the disk. Raises Corrupt (naming what is
         damaged; reads that don't touch it go on), StoreUnavailable, ValueError."""
         view = buffer.cast("B")
-        end = offset + len(view)
-        if offset < 0 or end > self.disks[self._disk(disk)]:
-            raise ValueError(f"{offset}+{len(view)} is beyond {disk} of {self.disks[disk]} bytes")
-        position = offset
-        while position < end:
-            page = position // BLOCK // PAGE_BLOCKS
-            stop = min(end, (page + 1) * PAGE_BLOCKS * BLOCK)
-            self._read_page(disk, position, view[position - offset : stop - offset])
-            position = stop
+        self._check(disk, offset, len(view))
+        position = 0
+        while position < len(view):
+            # No more than a region's frames are held at once.
+            length = min(len(view) - position, REGION - (offset + position) % REGION)
+            for piece in self.pieces(disk, offset + position, length):
+                if isinstance(piece, int):
+                    _fill_zero(view[position : position + piece])
+                    position += piece
+                else:
+                    view[position : position + len(piece)] = piece
+                    position += len(piece)
 
-    def _read_page(self, disk: str, offset: int, view: memoryview) -> None:
-        end = offset + len(view)
-        found, rows = self.with_map(lambda point_map: (point_map, point_map.rows(disk, offset // BLOCK)))
-        rows = between(rows, offset // BLOCK, -(-end // BLOCK))
-        rows = rows[rows["segment"] != ZERO]
-        frames = self._frames(found, disk, rows)
-        done = offset
-        for first, count, skip, layer, blocks in zip(
-            rows["first"].tolist(),
-            rows["count"].tolist(),
-            rows["skip"].tolist(),
-            rows["layer"].tolist(),
-            frames,
-            strict=True,
-        ):
-            start = max(first * BLOCK, offset)
-            # A disk that shrank within a block and grew again: what lay beyond is gone.
-            stop = min((first + count) * BLOCK, end, found.caps[layer].get(disk, 0))
-            source = start - (first - skip) * BLOCK
-            piece = memoryview(blocks)[source : source + max(stop - start, 0)]
-            _fill_zero(view[done - offset : start - offset])
-            view[start - offset : start - offset + len(piece)] = piece
-            done = start + len(piece)
-        _fill_zero(view[done - offset :])
+    def _check(self, disk: str, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.disks[self._disk(disk)]:
+            raise ValueError(f"{offset}+{length} is beyond {disk} of {self.disks[disk]} bytes")
 
-    def _frames(self, point_map: PointMap, disk: str, rows: Rows) -> list[bytes]:
-        """The decoded frames of data rows. Neighbours in a segment are fetched together."""
-        result: list[bytes | None] = []
-        wanted: dict[tuple[int, int], tuple[int, int, int]] = {}
-        places = []
-        for segment, place, length, number, first, skip in zip(
-            rows["segment"].tolist(),
-            rows["offset"].tolist(),
-            rows["length"].tolist(),
-            rows["frame"].tolist(),
-            rows["first"].tolist(),
-            rows["skip"].tolist(),
-            strict=True,
-        ):
-            places.append((segment, place))
-            found = self._store.frames.get((point_map.segments[segment].segment, place))
-            result.append(found)
-            if found is None:
-                wanted[segment, place] = (length, number, first - skip)
-        fetched = self._fetch(point_map, disk, wanted) if wanted else {}
-        return [fetched[place] if found is None else found for found, place in zip(result, places, strict=True)]
+    def pieces(self, disk: str, offset: int, length: int) -> Pieces:
+        """What :meth:`read_into` would fill in, without a copy: as views of the frames, which stay valid for as long
+        as they are held. Raises as it does."""
+        self._check(disk, offset, length)
+        return self.disk(disk).pieces(offset, length)
 
-    def _fetch(
-        self, point_map: PointMap, disk: str, wanted: dict[tuple[int, int], tuple[int, int, int]]
-    ) -> dict[tuple[int, int], bytes]:
-        order = sorted(wanted)
-        result: dict[tuple[int, int], bytes] = {}
-        index = 0
-        while index < len(order):
-            segment, start = order[index]
-            stop = start + wanted[order[index]][0]
-            last = index
-            while (
-                last + 1 < len(order)
-                and order[last + 1][0] == segment
-                and order[last + 1][1] - stop <= _READ_GAP
-                and order[last + 1][1] + wanted[order[last + 1]][0] - start <= _READ_MOST
-            ):
-                last += 1
-                stop = order[last][1] + wanted[order[last]][0]
-            info = point_map.segments[segment]
-            data = memoryview(self._get_range(info, disk, wanted[order[index]], start, stop - start))
-            cipher = self.cipher(info)
-            for place in order[index : last + 1]:
-                length, number, first = wanted[place]
-                at = place[1] - start
-                blocks = open_frame(self.keys, cipher, info.segment, disk, number, first, data[at : at + length])
-                result[place] = self._store.frames.put((info.segment, place[1]), blocks)
-            index = last + 1
+    def disk(self, disk: str) -> DiskReader:
+        """One disk, for many reads."""
+        return DiskReader(self, self._disk(disk))
+
+    # -- what a DiskReader asks for ------------------------------------------------------------------------------------
+
+    def region(self, view: View, disk: str, region: int) -> Region:
+        """Where a region's bytes lie by the view's map."""
+        cache = view.regions.get(disk)
+        if cache is None:
+            cache = view.regions.setdefault(disk, Cache(_RESOLVED_MOST, lambda region: region.weight))
+        found = cache.get(region)
+        if found is None:
+            found = cache.put(region, resolve(view.map, disk, region, self._store.frames))
+        return found
+
+    @property
+    def frames(self) -> FrameCache:
+        return self._store.frames
+
+    def fetch(self, disk: str, wanted: dict[int, Source], *, wait: bool = True) -> dict[int, memoryview]:
+        """Decoded frames by their places. Each is fetched by one thread, others wait for it; those that other threads
+        fetch are left out unless ``wait``. Raises what the first that failed did: _SegmentGone, Corrupt, …"""
+        frames = self._store.frames
+        mine, result, others = frames.claim(wanted)
+        failed: BaseException | None = None
+        left = set(mine)
+        try:
+            by_segment: dict[Segment, list[int]] = {}
+            for place in mine:
+                by_segment.setdefault(wanted[place].info.segment, []).append(place)
+            for places in by_segment.values():
+                try:
+                    sealed = self._sealed(disk, [wanted[place] for place in places])
+                except Exception as error:
+                    failed = failed or error
+                    for place in places:
+                        left.discard(place)
+                        frames.fail(place, error)
+                    continue
+                for place, data in zip(places, sealed, strict=True):
+                    left.discard(place)
+                    try:
+                        blocks = self._open(disk, wanted[place], data)
+                    except Exception as error:
+                        failed = failed or error
+                        frames.fail(place, error)
+                    else:
+                        result[place] = frames.deliver(place, blocks)
+        finally:
+            for place in left:
+                frames.fail(place, InterruptedError("the fetching thread was ended"))
+        if failed is not None:
+            raise failed
+        if wait:
+            for place, flight in others.items():
+                result[place] = flight.wait()
         return result
 
-    def _get_range(self, info: SegmentInfo, disk: str, frame: tuple[int, int, int], offset: int, length: int) -> bytes:
-        key = info.segment.key(self.keys.machine)
+    def _sealed(self, disk: str, sources: list[Source]) -> list[memoryview]:
+        """Frames of one segment, still sealed. Raises _SegmentGone, StoreUnavailable."""
+        segment = sources[0].info.segment
+        key = segment.key(self.keys.machine)
+        ranges = [(source.offset, source.length) for source in sources]
         try:
-            return self._store.objects.get_range(key, offset, length)
+            return get_ranges(self._store.objects, key, ranges)
         except NotFound:
-            # A reader without a lease, whose point was dropped and whose data is gone; else it is damage.
-            self._store.chain(self.point)
-            _, number, first = frame
-            raise CorruptFrame(
-                f"{key} is missing: frame {number} ({disk}, from block {first}) can't be read",
-                object=key,
-                frame=number,
-                disk=disk,
-                first_block=first,
-            ) from None
+            raise _SegmentGone(segment, _missing_frame(key, disk, sources[0])) from None
+
+    def _open(self, disk: str, source: Source, data: memoryview) -> bytes:
+        """Raises CorruptFrame."""
+        segment = source.info.segment
+        cipher = self.cipher(source.info)
+        try:
+            return open_frame(self.keys, cipher, segment, disk, source.number, source.first, data)
+        except CorruptFrame:
+            objects = self._store.objects
+            key = segment.key(self.keys.machine)
+            if not isinstance(objects, RangeCache) or not objects.drop_range(key, (source.offset, source.length)):
+                raise
+        # The cache's disk was at fault perhaps: the store itself is asked.
+        try:
+            again = memoryview(objects.get_range(key, source.offset, source.length))
+        except NotFound:
+            raise _SegmentGone(segment, _missing_frame(key, disk, source)) from None
+        return open_frame(self.keys, cipher, segment, disk, source.number, source.first, again)
 
     def cipher(self, info: SegmentInfo) -> SegmentCipher:
         found = self._store.ciphers.get(info.segment)
@@ -203,7 +255,7 @@ class PointReader:
     def changed_since(self, ancestor: PointId, disk: str) -> Extents:
         """What may differ from another point of this store, by the indexes: a superset of what does, none missed. For
         points of two histories with an ancestor in common: what either changed since. Raises PointNotFound where the
-        store can't say (the other point was dropped)."""
+        store can't say (the other point was dropped, or was and the space of what it had changed was given back)."""
         return self.with_map(lambda found: found.changed_since(ancestor, self._disk(disk)))
 
     # -- digests -------------------------------------------------------------------------------------------------------
@@ -218,12 +270,14 @@ class PointReader:
         for first, count in zip(zeros["first"].tolist(), zeros["count"].tolist(), strict=True):
             result[first - start : first - start + count] = 0
         data = rows[rows["segment"] != ZERO]
-        for segment in np.unique(data["segment"]).tolist():
+        for segment in distinct(data["segment"]).tolist():
             mine = data[data["segment"] == segment]
-            directory = self.directory(point_map.segments[segment])
+            info = point_map.segments[segment]
+            directory = self.directory(info)
+            directory.check(mine, info.segment.key(self.keys.machine))
             blocks, found = gather(mine, directory.starts, directory.digests)
             result[blocks - start] = found
-        for number in np.unique(data["layer"]).tolist():
+        for number in distinct(data["layer"]).tolist():
             # A block cut by a disk that shrank: its directory tells of what it was.
             cap = point_map.caps[number].get(disk, 0)
             block = cap // BLOCK
@@ -236,10 +290,26 @@ class PointReader:
                 result[block - start] = digests_.block_digests(self.keys, content)[0]
 
     def directory(self, info: SegmentInfo) -> Directory:
+        """Raises LayerGone (within :meth:`with_map`: the map is made anew), Corrupt, StoreUnavailable."""
         found = self._store.directories.get(info.segment)
         if found is None:
-            found = self._store.directories.put(info.segment, read_directory(self._store.objects, self.keys, info))
+            try:
+                found = read_directory(self._store.objects, self.keys, info)
+            except NotFound:
+                key = info.segment.key(self.keys.machine)
+                raise _SegmentGone(info.segment, Corrupt(f"{key} is missing", object=key)) from None
+            self._store.directories.put(info.segment, found)
         return found
+
+
+def _missing_frame(key: str, disk: str, source: Source) -> CorruptFrame:
+    return CorruptFrame(
+        f"{key} is missing: frame {source.number} ({disk}, from block {source.first}) can't be read",
+        object=key,
+        frame=source.number,
+        disk=disk,
+        first_block=source.first,
+    )
 
 
 def _fill_zero(view: memoryview) -> None:

@@ -1,4 +1,4 @@
-"""A sealed object: what every object but ``vault.json`` and segments is (docs/store-format.md, "Sealed objects").
+"""A sealed object: what every object but the vault's file and segments is (docs/store-format.md, "Sealed objects").
 
 A plain header (magic, version, lengths, checksum), a head (JSON) and numbered sections (bytes), each zstd-compressed
 and sealed with AES-256-GCM under a key of the object's own: HKDF of the machine's key and 32 fresh random bytes in the
@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -20,14 +21,20 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from homeport.store import heads
 from homeport.store.compression import ZstdError, compress, decompress
 from homeport.store.errors import Corrupt
 from homeport.store.objects import Objects
+from homeport.store.ranges import MOST, groups
 
 VERSION = 1
 TAG = 16
 FIRST_READ = 64 << 10
 """Bytes asked for first: most records come whole."""
+
+MOST_HEAD = 256 << 20
+MOST_SECTION = 1 << 30
+"""Bytes of a head, and of a section of which nothing more is known, at the most: no writer comes near."""
 
 _HEADER = struct.Struct("<8sHH32sIQ")
 HEADER_SIZE = _HEADER.size + 4
@@ -39,12 +46,19 @@ class Kind(NamedTuple):
     magic: bytes
     info: bytes
 
+    @property
+    def word(self) -> str:
+        """Of ``homeport <word> <version>``."""
+        return self.info.decode().removeprefix("homeport ").rsplit(" ", 1)[0]
+
 
 POINT = Kind(b"HP-POINT", b"homeport point 1")
 PART = Kind(b"HP-PART\0", b"homeport part 1")
 THIN = Kind(b"HP-THIN\0", b"homeport thin 1")
+LAYER = Kind(b"HP-LAYER", b"homeport layer 1")
 TIMELINE = Kind(b"HP-TMLNE", b"homeport timeline 1")
 EPOCH = Kind(b"HP-EPOCH", b"homeport epoch 1")
+FOLD = Kind(b"HP-FOLD\0", b"homeport fold 1")
 HIDE = Kind(b"HP-HIDE\0", b"homeport hide 1")
 BOUNDARY = Kind(b"HP-BOUND", b"homeport boundary 1")
 LEASE = Kind(b"HP-LEASE", b"homeport lease 1")
@@ -83,10 +97,18 @@ def _associated(kind: Kind, vault: str, key: str, section: int) -> bytes:
 
 
 def seal(
-    secret: bytes, vault: str, key: str, kind: Kind, head: dict[str, Any], sections: Sequence[bytes] = ()
+    secret: bytes,
+    vault: str,
+    key: str,
+    kind: Kind,
+    head: dict[str, Any],
+    sections: Sequence[bytes] = (),
+    *,
+    salt: bytes | None = None,
 ) -> bytes:
-    """The bytes of the object that is to lie under ``key``. Fresh randomness: no two calls give the same bytes."""
-    salt = os.urandom(32)
+    """The bytes of the object that is to lie under ``key``. Fresh randomness: no two calls give the same bytes, unless
+    ``salt`` (32 random bytes) is given: never store two different objects that were sealed with one."""
+    salt = salt or os.urandom(32)
     cipher = AESGCM(derive(secret, salt, kind.info))
     sealed = [
         cipher.encrypt(nonce(number), compress(section), _associated(kind, vault, key, number))
@@ -102,7 +124,8 @@ def seal(
 
 @dataclass
 class Sealed:
-    """An opened sealed object: its head; sections are fetched (unless they came along) and opened when asked for."""
+    """An opened sealed object: its head; sections are fetched (unless they came along) and opened when asked for.
+    ``salt`` is another for each object that ever lay under the key."""
 
     key: str
     kind: Kind
@@ -110,32 +133,51 @@ class Sealed:
     head: dict[str, Any]
     total: int
     cipher: AESGCM = field(repr=False)
+    salt: bytes = field(repr=False)
     start: int
     have: bytes = field(repr=False)
     objects: Objects | None = field(repr=False, default=None)
 
-    def section(self, number: int) -> bytes:
-        """Section ``number`` (from 1), opened. Raises Corrupt, NotFound, StoreUnavailable."""
-        lengths = self.head["sections"]
-        offset = self.start + sum(lengths[: number - 1])
-        length = lengths[number - 1]
+    def __post_init__(self) -> None:
+        self._places = list(accumulate(self.head["sections"], initial=self.start))
+
+    def section(self, number: int, most: int = MOST_SECTION) -> bytes:
+        """Section ``number`` (from 1), opened; ``most``: bytes that it can have. Raises Corrupt (also where it has
+        more), NotFound, StoreUnavailable."""
+        return self.sections([number], [most])[0]
+
+    def sections(self, numbers: Sequence[int], most: Sequence[int]) -> list[bytes]:
+        """Several sections, neighbours fetched together. Raises as :meth:`section` does."""
+        places = [self._place(number) for number in numbers]
+        result = [b""] * len(numbers)
+        for together in groups(places, MOST):
+            start = places[together[0]][0]
+            data = self._read(start, max(map(sum, (places[index] for index in together))) - start)
+            for index in together:
+                offset, length = places[index]
+                part = data[offset - start : offset - start + length]
+                result[index] = _unseal(self.cipher, part, self.kind, self.vault, self.key, numbers[index], most[index])
+        return result
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """Offset and length in the object."""
+        if not 0 < number < len(self._places):
+            raise Corrupt(f"{self.key} has no section {number}", object=self.key, section=number)
+        return self._places[number - 1], self._places[number] - self._places[number - 1]
+
+    def _read(self, offset: int, length: int) -> memoryview:
         if offset + length <= len(self.have):
-            data = self.have[offset : offset + length]
-        elif self.objects is None:
+            return memoryview(self.have)[offset : offset + length]
+        if self.objects is None:
             raise Corrupt(f"{self.key} is cut off", object=self.key)
-        else:
-            data = self.objects.get_range(self.key, offset, length)
-        return _unseal(self.cipher, data, self.kind, self.vault, self.key, number)
-
-    def forget(self) -> None:
-        """Let go of the fetched bytes; sections are fetched again when asked for."""
-        if self.objects is not None:
-            self.have = b""
+        return memoryview(self.objects.get_range(self.key, offset, length))
 
 
-def _unseal(cipher: AESGCM, data: bytes, kind: Kind, vault: str, key: str, section: int) -> bytes:
+def _unseal(
+    cipher: AESGCM, data: bytes | memoryview, kind: Kind, vault: str, key: str, section: int, most: int
+) -> bytes:
     try:
-        return decompress(cipher.decrypt(nonce(section), data, _associated(kind, vault, key, section)))
+        return decompress(cipher.decrypt(nonce(section), data, _associated(kind, vault, key, section)), most)
     except (InvalidTag, ZstdError):
         what = "head" if section == 0 else f"section {section}"
         raise Corrupt(
@@ -163,13 +205,25 @@ def open_bytes(secret: bytes, vault: str, key: str, kind: Kind, data: bytes, obj
             raise Corrupt(f"{key} is cut off: {len(data)} bytes", object=key)
         data += objects.get_range(key, len(data), HEADER_SIZE + length - len(data))
     cipher = AESGCM(derive(secret, salt, kind.info))
-    head = json.loads(_unseal(cipher, data[HEADER_SIZE : HEADER_SIZE + length], kind, vault, key, 0))
-    return Sealed(key, kind, vault, head, total, cipher, HEADER_SIZE + length, data, objects)
+    text = _unseal(cipher, data[HEADER_SIZE : HEADER_SIZE + length], kind, vault, key, 0, MOST_HEAD)
+    try:
+        head = json.loads(text)
+        wrong = heads.wrong(kind.word, head)
+    except (ValueError, RecursionError):
+        wrong = "it can't be read"
+    if wrong is None and HEADER_SIZE + length + sum(head["sections"]) + 4 != total:
+        wrong = "sections"
+    if wrong is not None:
+        raise Corrupt(f"{key}: its head isn't one that this version knows ({wrong})", object=key)
+    return Sealed(key, kind, vault, head, total, cipher, salt, HEADER_SIZE + length, data, objects)
 
 
-def open_object(objects: Objects, secret: bytes, vault: str, key: str, kind: Kind) -> Sealed:
-    """Open the object under ``key``, fetching its beginning. Raises NotFound, Corrupt, StoreUnavailable."""
-    return open_bytes(secret, vault, key, kind, objects.get_range(key, 0, FIRST_READ), objects)
+def open_object(
+    objects: Objects, secret: bytes, vault: str, key: str, kind: Kind, *, first_read: int | None = None
+) -> Sealed:
+    """Open the object under ``key``, fetching its beginning (``first_read`` bytes at first). Raises NotFound, Corrupt,
+    StoreUnavailable."""
+    return open_bytes(secret, vault, key, kind, objects.get_range(key, 0, first_read or FIRST_READ), objects)
 
 
 def check_bytes(key: str, data: bytes) -> None:

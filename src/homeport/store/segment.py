@@ -7,9 +7,10 @@ import os
 import struct
 import threading
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -42,6 +43,10 @@ FOOTER_SIZE = FOOTER.size + 4
 FRAME = struct.Struct("<4sIQHBBI")  # magic, number, first block, disk, blocks, flags, length of what follows
 FRAME_SIZE = FRAME.size + 4
 _COLUMNS = {"disk": "<u2", "first": "<u8", "count": "<u1", "offset": "<u4", "length": "<u4", "flags": "<u1"}
+_ENTRY = sum(np.dtype(kind).itemsize for kind in _COLUMNS.values())
+_MOST_ENTRY = _ENTRY + FRAME_BLOCKS * 16
+_MOST_HEAD = 512 * MiB
+"""Bytes of a directory for each frame, and of its head (in which a manifest may be), at the most."""
 
 
 def _scope(keys: MachineKey, segment: Segment) -> bytes:
@@ -78,13 +83,14 @@ class SegmentCipher:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Frame:
-    """A frame that waits for its place: blocks ``[first, first + count)`` of a disk, packed."""
+    """A frame that waits for its place: blocks ``[first, first + count)`` of a disk, packed. ``digests``: of its
+    blocks, sixteen bytes each, one after another."""
 
     first: int
     count: int
     flags: int
     payload: bytes | memoryview
-    digests: NDArray[np.uint8]
+    digests: bytes
 
 
 class Place(NamedTuple):
@@ -96,8 +102,9 @@ class Place(NamedTuple):
     length: int
 
 
-def pack_frame(first: int, data: memoryview, digests: NDArray[np.uint8]) -> Frame:
-    """Compress up to sixteen blocks (the last may be short), unless that doesn't make them smaller."""
+def pack_frame(first: int, data: memoryview, digests: bytes) -> Frame:
+    """Compress up to sixteen blocks (the last may be short), unless that doesn't make them smaller: ``data`` then is
+    what the frame holds, and must not change before it is appended."""
     count = -(-len(data) // BLOCK)
     packed = compress(data)
     if len(packed) < len(data):
@@ -105,15 +112,15 @@ def pack_frame(first: int, data: memoryview, digests: NDArray[np.uint8]) -> Fram
     return Frame(first, count, 0, data, digests)
 
 
-@dataclass
-class _Entry:
-    disk: int
-    first: int
-    count: int
-    offset: int
-    length: int
-    flags: int
-    digests: NDArray[np.uint8]
+_own = threading.local()
+
+
+def _scratch(size: int) -> memoryview:
+    """A buffer of this thread's own, for sealed frames on their way to the file."""
+    buffer: memoryview | None = getattr(_own, "buffer", None)
+    if buffer is None or len(buffer) < size:
+        buffer = _own.buffer = memoryview(bytearray(max(size, MiB + MiB // 8)))
+    return buffer[:size]
 
 
 class SegmentFile:
@@ -127,9 +134,12 @@ class SegmentFile:
         self.directory_offset = 0
         self.starts: NDArray[np.int64] = np.zeros(0, np.int64)
         self.digests: NDArray[np.uint8] = np.zeros((0, 16), np.uint8)
+        self.manifest: dict[str, Any] | None = None
+        """To be written into the directory: the point's last segment has one (homeport.store.manifest)."""
         self._cipher = SegmentCipher(keys, segment, self.random)
         self._fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        self._entries: list[_Entry] = []
+        self._entries: list[tuple[int, ...]] = []
+        self._frame_digests: list[bytes] = []
         self._disks: dict[str, int] = {}
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
@@ -141,46 +151,37 @@ class SegmentFile:
     def full(self) -> bool:
         return self.size >= TARGET
 
-    def append(self, disk: str, frames: list[Frame]) -> list[Place]:
+    def append(self, disk: str, frames: Sequence[Frame]) -> list[Place]:
         """Seal frames and write them, side by side, in one go."""
-        lengths = [FRAME_SIZE + len(frame.payload) + TAG for frame in frames]
-        total = sum(lengths)
+        places = []
         with self._lock:
-            start = self.size
-            self.size += total
+            start = offset = self.size
             number = len(self._entries)
             disk_number = self._disks.setdefault(disk, len(self._disks))
-            offset = start
-            for frame, length in zip(frames, lengths, strict=True):
-                self._entries.append(
-                    _Entry(disk_number, frame.first, frame.count, offset, length, frame.flags, frame.digests)
-                )
+            for frame in frames:
+                length = FRAME_SIZE + len(frame.payload) + TAG
+                places.append(Place(self.segment, number, offset, length))
+                self._entries.append((disk_number, frame.first, frame.count, offset, length, frame.flags))
+                self._frame_digests.append(frame.digests)
                 offset += length
-        buffer = memoryview(bytearray(total))
-        position = 0
-        places = []
-        for index, (frame, length) in enumerate(zip(frames, lengths, strict=True), number):
-            FRAME.pack_into(
-                buffer,
-                position,
-                FRAME_MAGIC,
-                index,
-                frame.first,
-                disk_number,
-                frame.count,
-                frame.flags,
-                length - FRAME_SIZE,
+                number += 1
+            self.size = offset
+        buffer = _scratch(offset - start)
+        seal, data, scope = FRAME.pack, self._cipher.frame_data, self._cipher.frames
+        for frame, place in zip(frames, places, strict=True):
+            at = place.offset - start
+            body = at + FRAME_SIZE
+            stop = at + place.length
+            header = seal(
+                FRAME_MAGIC, place.number, frame.first, disk_number, frame.count, frame.flags, place.length - FRAME_SIZE
             )
-            check = zlib.crc32(buffer[position : position + FRAME.size])
-            struct.pack_into("<I", buffer, position + FRAME.size, check)
-            self._cipher.frames.encrypt_into(
-                nonce(index),
+            buffer[at:body] = header + zlib.crc32(header).to_bytes(4, "little")
+            scope.encrypt_into(
+                nonce(place.number),
                 frame.payload,
-                self._cipher.frame_data(disk, index, frame.first, frame.count, frame.flags),
-                buffer[position + FRAME_SIZE : position + length],
+                data(disk, place.number, frame.first, frame.count, frame.flags),
+                buffer[body:stop],
             )
-            places.append(Place(self.segment, index, start + position, length))
-            position += length
         _write(self._fd, buffer, start)
         return places
 
@@ -200,23 +201,30 @@ class SegmentFile:
             while self._writing:
                 self._idle.wait()
             entries, self._entries = self._entries, []
+            digests, self._frame_digests = b"".join(self._frame_digests), []
         self.directory_offset = self.size
-        head = json.dumps({"disks": list(self._disks), "frames": len(entries)}, separators=(",", ":")).encode()
-        columns = b"".join(
-            planes(np.array([getattr(entry, name) for entry in entries], np.uint64), kind)
-            for name, kind in _COLUMNS.items()
-        )
-        counts = np.array([entry.count for entry in entries], np.int64)
+        told: dict[str, Any] = {"disks": list(self._disks), "frames": len(entries)}
+        if self.manifest is not None:
+            told["point"] = self.manifest
+        head = json.dumps(told, separators=(",", ":")).encode()
+        table = np.array(entries, np.uint64).reshape(-1, len(_COLUMNS))
+        columns = b"".join(planes(table[:, place], kind) for place, kind in enumerate(_COLUMNS.values()))
+        counts = table[:, 2].astype(np.int64)
         self.starts = np.cumsum(counts) - counts
-        if entries:
-            self.digests = np.concatenate([entry.digests for entry in entries])
-        plain = struct.pack("<I", len(head)) + head + columns + self.digests.tobytes()
+        self.digests = np.frombuffer(digests, np.uint8).reshape(-1, 16)
+        plain = struct.pack("<I", len(head)) + head + columns + digests
         sealed = self._cipher.directory.encrypt(nonce(0), compress(plain), self._cipher.directory_data)
         footer = FOOTER.pack(END_MAGIC, VERSION, 0, self.directory_offset, len(sealed), len(entries))
         _write(self._fd, sealed + footer + struct.pack("<I", zlib.crc32(footer)), self.size)
         self.size += len(sealed) + FOOTER_SIZE
         os.fsync(self._fd)
         self.close()
+
+    def let_go(self) -> None:
+        """It is in the store: its file and what only a local reader needs go."""
+        self.path.unlink()
+        self.digests = np.zeros((0, 16), np.uint8)
+        self.starts = np.zeros(0, np.int64)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -258,6 +266,15 @@ class Directory:
     flags: NDArray[np.uint8]
     starts: NDArray[np.int64]
     digests: NDArray[np.uint8]
+    manifest: dict[str, Any] | None = None
+
+    def check(self, rows: Any, key: str) -> None:
+        """Rows of an index name frames that are there, and blocks that these have. Raises Corrupt."""
+        frames = np.atleast_1d(rows["frame"])
+        if len(frames) and (
+            int(frames.max()) >= len(self.count) or (rows["skip"] + rows["count"] > self.count[frames]).any()
+        ):
+            raise Corrupt(f"{key}: its directory lacks frames that a record names", object=key)
 
 
 def parse_footer(key: str, data: bytes) -> tuple[int, int, int]:
@@ -283,16 +300,34 @@ def parse_header(key: str, data: bytes) -> bytes:
 def read_directory(objects: Objects, keys: MachineKey, info: SegmentInfo) -> Directory:
     """Fetch and open a segment's directory. Raises Corrupt, NotFound, StoreUnavailable."""
     key = info.segment.key(keys.machine)
-    sealed = objects.get_range(key, info.directory, info.size - FOOTER_SIZE - info.directory)
+    length = info.size - FOOTER_SIZE - info.directory
+    if info.directory < HEADER_SIZE or not 0 < length < 1 << 32:
+        raise Corrupt(f"{key}: a record names a place for its directory where none can be", object=key)
+    sealed = objects.get_range(key, info.directory, length)
     cipher = SegmentCipher(keys, info.segment, info.random)
+    most = _MOST_HEAD + (info.directory - HEADER_SIZE) // (FRAME_SIZE + TAG) * _MOST_ENTRY
     try:
-        plain = decompress(cipher.directory.decrypt(nonce(0), sealed, cipher.directory_data))
+        plain = decompress(cipher.directory.decrypt(nonce(0), sealed, cipher.directory_data), most)
     except (InvalidTag, ZstdError, ValueError):
         raise Corrupt(f"{key}: the segment's directory is damaged or was moved here", object=key) from None
+    try:
+        return _parse_directory(plain)
+    except (ValueError, TypeError, KeyError, RecursionError, struct.error):
+        raise Corrupt(f"{key}: the segment's directory isn't one that this version knows", object=key) from None
+
+
+def _parse_directory(plain: bytes) -> Directory:
+    """Raises ValueError, TypeError, KeyError, RecursionError, struct.error."""
     (length,) = struct.unpack_from("<I", plain)
     head = json.loads(plain[4 : 4 + length])
-    frames = head["frames"]
+    frames, disks, manifest = head["frames"], head["disks"], head.get("point")
     view = memoryview(plain)[4 + length :]
+    if type(frames) is not int or not 0 <= frames <= len(view) // _ENTRY:
+        raise ValueError("frames")
+    if not isinstance(disks, list) or not all(isinstance(disk, str) for disk in disks):
+        raise ValueError("disks")
+    if not isinstance(manifest, dict | None):
+        raise ValueError("point")
     columns = {}
     for name, kind in _COLUMNS.items():
         size = frames * np.dtype(kind).itemsize
@@ -300,9 +335,12 @@ def read_directory(objects: Objects, keys: MachineKey, info: SegmentInfo) -> Dir
         view = view[size:]
     counts = columns["count"].astype(np.int64)
     digests = np.frombuffer(view, np.uint8).reshape(-1, 16)
-    if len(digests) != int(counts.sum()):
-        raise Corrupt(f"{key}: the segment's directory has the wrong length", object=key)
-    return Directory(head["disks"], **columns, starts=np.cumsum(counts) - counts, digests=digests)
+    if len(digests) != int(counts.sum()) or (
+        frames and not (int(columns["disk"].max()) < len(disks) and 0 < counts.min() <= counts.max() <= FRAME_BLOCKS)
+    ):
+        raise ValueError("columns")
+    starts = np.cumsum(counts) - counts
+    return Directory(disks, **columns, starts=starts, digests=digests, manifest=manifest)
 
 
 def open_frame(
@@ -334,7 +372,7 @@ def open_frame(
         plain = cipher.frames.decrypt(
             nonce(number), data[FRAME_SIZE:], cipher.frame_data(disk, number, first, count, flags)
         )
-        blocks = decompress(plain) if flags & COMPRESSED else plain
+        blocks = decompress(plain, count * BLOCK) if flags & COMPRESSED else plain
     except (InvalidTag, ZstdError):
         raise corrupt("is damaged, or was moved here from elsewhere", count) from None
     if -(-len(blocks) // BLOCK) != count:

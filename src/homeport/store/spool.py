@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
+from homeport.domain.logs import get_logger
 from homeport.domain.points import PointId
 from homeport.store.local import fsync_path, unavailable
 from homeport.store.names import Segment
@@ -27,7 +27,7 @@ CHANGED = "changed.npz"
 COMPLETE = "complete"
 _FOLDER = re.compile(r"^[0-9a-f]{16}-\d{16}-\d{10}-\d{10}$")
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def folder_name(point: PointId, epoch: int, count: int) -> str:
@@ -46,6 +46,18 @@ def write_durably(path: Path, data: bytes) -> None:
         raise unavailable(error, f"can't write {path}") from error
 
 
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"not a number: {value!r}")
+    return value
+
+
+def _texts(value: Any) -> list[str]:
+    if type(value) is not list or not all(type(text) is str for text in value):
+        raise ValueError(f"not a list of texts: {value!r}")
+    return value
+
+
 class SpooledPoint:
     """A complete point in its folder. ``logical_bytes``: changed since the parent; ``stored_bytes``: in segments."""
 
@@ -55,22 +67,22 @@ class SpooledPoint:
         try:
             facts: dict[str, Any] = json.loads((path / COMPLETE).read_bytes())
             self.point = PointId.parse(facts["point"])
-            self.logical_bytes: int = facts["logical_bytes"]
-            self.stored_bytes: int = facts["stored_bytes"]
-            self.epoch: int = facts["epoch"]
-            self.record_sha256: str = facts["record_sha256"]
-            self.digest_maps: list[str] = facts["digest_maps"]
-            self.disks: list[str] = facts["disks"]
+            self.logical_bytes, self.stored_bytes, self.epoch = (
+                _number(facts[name]) for name in ("logical_bytes", "stored_bytes", "epoch")
+            )
+            self.record_sha256 = str(facts["record_sha256"])
+            self.digest_maps, self.disks = _texts(facts["digest_maps"]), _texts(facts["disks"])
             self.segments: list[tuple[Segment, int]] = [
-                (Segment(self.point.timeline, epoch, seq), size) for epoch, seq, size in facts["segments"]
+                (Segment(self.point.timeline, _number(epoch), _number(seq)), _number(size))
+                for epoch, seq, size in facts["segments"]
             ]
-        except (OSError, KeyError, TypeError) as error:
+            for segment, size in self.segments:
+                if self.file(segment.file).stat().st_size != size:
+                    raise ValueError(f"{path}: {segment.file} doesn't have its {size} bytes")
+            if sha256(self.record()) != self.record_sha256:
+                raise ValueError(f"{path}: the record is damaged")
+        except (OSError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} is not a complete point: {error!r}") from error
-        for segment, size in self.segments:
-            if self.file(segment.file).stat().st_size != size:
-                raise ValueError(f"{path}: {segment.file} doesn't have its {size} bytes")
-        if sha256(self.record()) != self.record_sha256:
-            raise ValueError(f"{path}: the record is damaged")
 
     def __repr__(self) -> str:
         return f"SpooledPoint({self.point} at {str(self.path)!r})"
@@ -81,6 +93,11 @@ class SpooledPoint:
             raise ValueError(f"{self.path} lacks {name}")
         return path
 
+    @property
+    def waiting(self) -> list[tuple[Segment, int]]:
+        """Segments that aren't in the store yet."""
+        return self.segments
+
     def record(self) -> bytes:
         return self.file(RECORD).read_bytes()
 
@@ -89,7 +106,14 @@ class SpooledPoint:
         return self.file(f"digests-{number}").read_bytes()
 
     def changed_digests(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.uint8]]]:
-        """Per disk: the numbers of all blocks that the point writes or zeroes, ascending, and their digests (n, 16)."""
+        """Per disk: the numbers of all blocks that the point writes or zeroes, ascending, and their digests (n, 16).
+        Raises ValueError: the file is damaged."""
+        try:
+            return self._changed_digests()
+        except Exception as error:  # what np.load raises at damage is any of a dozen, and no list of them is whole
+            raise ValueError(f"{self.path}: {CHANGED} is damaged: {error!r}") from error
+
+    def _changed_digests(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.uint8]]]:
         result = {}
         with np.load(self.file(CHANGED)) as arrays:
             for number, disk in enumerate(self.disks):
@@ -104,6 +128,45 @@ class SpooledPoint:
     def remove(self) -> None:
         """Delete the folder. Absent: fine."""
         (self.path / COMPLETE).unlink(missing_ok=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class BuiltPoint:
+    """A point whose segments were uploaded while it was built; only its record is missing in the store. It is lost with
+    the process."""
+
+    def __init__(
+        self,
+        path: Path,
+        point: PointId,
+        logical_bytes: int,
+        stored_bytes: int,
+        record: bytes,
+        segments: list[tuple[Segment, int]],
+        digest_maps: dict[str, bytes],
+    ) -> None:
+        self.path = path
+        self.point = point
+        self.logical_bytes = logical_bytes
+        self.stored_bytes = stored_bytes
+        self.segments = segments
+        self.record_sha256 = sha256(record)
+        self.digest_maps = list(digest_maps)
+        self.waiting: list[tuple[Segment, int]] = []
+        self._record = record
+        self._maps = digest_maps
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def record(self) -> bytes:
+        return self._record
+
+    def digest_map(self, number: int) -> bytes:
+        return self._maps[self.digest_maps[number]]
+
+    def remove(self) -> None:
+        """Delete the folder. Absent: fine."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 

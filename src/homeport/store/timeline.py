@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-import structlog
-
+from homeport.domain.logs import get_logger
 from homeport.domain.points import PointId, PointInfo
 from homeport.domain.units import MiB
 from homeport.store import layout, leases, names, sealed
 from homeport.store.cache import Cache
+from homeport.store.chain import Link, chain
+from homeport.store.compact import Compacted, compact
 from homeport.store.errors import (
     AlreadyExists,
-    Corrupt,
     Fenced,
     NotFound,
     PointNotFound,
@@ -24,17 +26,29 @@ from homeport.store.errors import (
     TimelineNotFound,
 )
 from homeport.store.expire import Expired, expire
+from homeport.store.frame_cache import FrameCache
 from homeport.store.index import Rows
 from homeport.store.keys import MachineKey
+from homeport.store.layers import build_layers
 from homeport.store.leases import Lease
+from homeport.store.names import Segment
 from homeport.store.objects import Objects
 from homeport.store.reader import PointReader
 from homeport.store.records import Record, sha256
-from homeport.store.segment import Directory, SegmentCipher, SegmentInfo
+from homeport.store.segment import Directory, SegmentCipher
+from homeport.store.table import SegmentTable
 from homeport.store.verify import Verified, verify
+from homeport.store.worth import THRESHOLD
 from homeport.store.writer import Writer
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
+
+_LINKS = {"point": sealed.POINT, "thin": sealed.THIN, "layer": sealed.LAYER}
+_AT_ONCE = 8
+"""Records fetched at once."""
+_HEAD_READ = 8 << 10
+"""Bytes asked for where only the head is wanted."""
+_HASH_READ = 8 * MiB
 
 
 @dataclass(frozen=True)
@@ -57,13 +71,20 @@ class MachineStore:
         self.objects = objects
         self.keys = keys
         self.machine = keys.machine
-        self.frames: Cache[bytes] = Cache(cache_bytes, len)
+        self.frames = FrameCache(cache_bytes)
         self.index_rows: Cache[Rows] = Cache(64 * MiB, lambda rows: rows.nbytes + 64)
         self.directories: Cache[Directory] = Cache(32 * MiB, lambda found: found.digests.nbytes * 3 + 1024)
         self.ciphers: Cache[SegmentCipher] = Cache(4096, lambda _: 1)
         self._records: Cache[Record] = Cache(64 * MiB, lambda record: len(record.opened.have) + 4096)
-        self._segments: dict[str, list[SegmentInfo]] = {}
+        self._segments: Cache[SegmentTable] = Cache(32 * MiB, lambda table: table.rows.nbytes + 256)
         self._infos: dict[str, PointInfo | None] = {}
+        self._distrusted: set[tuple[str, bytes]] = set()
+        #: of each timeline, how many runs of layers' shortest length were seen to; and runs that can't have a layer
+        self.layered: dict[str, int] = {}
+        self.unlayered: set[tuple[str, int, int]] = set()
+        #: by key of a record: the segments that it names; of a thinning record: those that it freed
+        self.named: dict[str, frozenset[Segment]] = {}
+        self.freed: dict[str, frozenset[Segment]] = {}
 
     # -- records -------------------------------------------------------------------------------------------------------
 
@@ -76,21 +97,36 @@ class MachineStore:
         return found
 
     def layer(self, key: str) -> Record:
-        """The record under a point's or thinning record's key."""
-        return self.record(key, sealed.THIN if "/thin/" in key else sealed.POINT)
+        """The record under a point's, thinning record's or layer's key."""
+        return self.record(key, _LINKS[key.rsplit("/", 2)[1]])
 
-    def segments_of(self, record: Record) -> list[SegmentInfo]:
+    def remembers(self, key: str) -> bool:
+        """The record can be had without asking the storage."""
+        return key in self._records
+
+    def segments_of(self, record: Record) -> SegmentTable:
         """The segments that a record names, remembered."""
         found = self._segments.get(record.key)
         if found is None:
-            found = self._segments[record.key] = record.segments
+            found = self._segments.put(record.key, record.segments)
         return found
 
     def forget(self, key: str) -> None:
         """The object is gone: drop what is remembered of it."""
         self._records.drop(key)
-        self._segments.pop(key, None)
+        self._segments.drop(key)
         self._infos.pop(key, None)
+        self.named.pop(key, None)
+        self.freed.pop(key, None)
+
+    def distrust(self, layer: Record) -> None:
+        """A layer turned out to be damaged or out of date: it is left aside from now on."""
+        log.info("a layer is left aside", key=layer.key)
+        self._distrusted.add((layer.key, layer.opened.salt))
+        self.forget(layer.key)
+
+    def trusts(self, layer: Record) -> bool:
+        return (layer.key, layer.opened.salt) not in self._distrusted
 
     def seal(self, key: str, kind: sealed.Kind, head: dict[str, Any], sections: Sequence[bytes] = ()) -> bytes:
         return sealed.seal(self.keys.key, self.keys.vault, key, kind, head, sections)
@@ -155,30 +191,41 @@ class MachineStore:
                     f"timeline {id} is there already, from parent {there['parent']} and origin {there['origin']}",
                     code="store.other-timeline",
                 ) from None
+            if parent is not None:
+                self._must_be_offered(parent)  # who made it may be about to take it back
             return
         if parent is not None:
             try:
                 self._must_be_offered(parent)
             except PointNotFound:
-                self.objects.delete(key)  # its parent was dropped at the same time
+                # Its parent was dropped at the same time. Another who creates it may have found that withdrawn, though.
+                if not layout.epochs(self.objects, self.machine, id):
+                    self.objects.delete(key)
                 raise
 
     def points(self, timeline: str, *, hidden: bool = False) -> list[PointInfo]:
         """The points that are offered, oldest first; with ``hidden`` also those that no longer are."""
         found = self.scan(timeline)
-        result = []
-        for number in found.live:
-            info = self._info(PointId(timeline, number), number <= found.hidden_upto)
-            if info is not None and (hidden or not info.hidden):
-                result.append(info)
-        return result
+        wanted = [PointId(timeline, number) for number in found.live if hidden or number > found.hidden_upto]
+        fresh = [point for point in wanted if names.point(self.machine, point) not in self._infos]
+        if len(fresh) >= _AT_ONCE:
+            from concurrent.futures import ThreadPoolExecutor
+
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                list(pool.map(lambda point: self._info(point, False), fresh))
+        infos = [self._info(point, point.number <= found.hidden_upto) for point in wanted]
+        return [info for info in infos if info is not None]
 
     def _info(self, point: PointId, hidden: bool) -> PointInfo | None:
         """None: it is the END mark, or was deleted just now."""
         key = names.point(self.machine, point)
         if key not in self._infos:
             try:
-                record = self.layer(key)
+                record = self._records.get(key) or Record(
+                    sealed.open_object(
+                        self.objects, self.keys.key, self.keys.vault, key, sealed.POINT, first_read=_HEAD_READ
+                    )
+                )
             except NotFound:
                 return None
             self._infos[key] = None if record.ended else record.info(point, False)
@@ -254,56 +301,21 @@ class MachineStore:
         """For reading. Raises PointNotFound, Corrupt."""
         return PointReader(self, point)
 
-    def chain(self, point: PointId, *, dropped: bool = False) -> list[tuple[PointId, Record]]:
-        """The layers of a point: its own record and those of all that it stands on, through forks and thinning records,
-        newest first. ``dropped``: also where the point itself was dropped but is the last of a thinned run.
-        Raises PointNotFound, Corrupt (a link is missing)."""
-        for attempt in range(4):
-            try:
-                return self._chain(point, dropped)
-            except NotFound as error:
-                if attempt == 3:
-                    raise
-                # Thinned between the list and the read: the new list tells.
-                self.forget(error.details.get("key", ""))
-        raise AssertionError
-
-    def _chain(self, point: PointId, dropped: bool) -> list[tuple[PointId, Record]]:
-        layouts: dict[str, layout.Layout] = {}
-        result: list[tuple[PointId, Record]] = []
-        current: PointId | None = point
-        while current is not None:
-            found = layouts.get(current.timeline)
-            if found is None:
-                found = layouts[current.timeline] = self.scan(current.timeline)
-            key = layout.layer_key(self.machine, found, current.number)
-            own = not result
-            if key is None or (own and not dropped and "/thin/" in key):
-                if own:
-                    raise PointNotFound(f"there is no recovery point {point}", point=str(point))
-                raise Corrupt(
-                    f"{result[-1][1].key} stands on {current}, which isn't there",
-                    object=result[-1][1].key,
-                    point=str(point),
-                )
-            record = self.layer(key)
-            if record.ended:
-                raise PointNotFound(f"{current} is the end of its timeline, no point", point=str(current))
-            result.append((current, record))
-            current = record.parent
-        return result
+    def chain(self, point: PointId, *, dropped: bool = False, layers: bool = True) -> list[Link]:
+        """The records that a point is made of, newest first. See :func:`homeport.store.chain.chain`."""
+        return chain(self, point, dropped=dropped, layers=layers)
 
     def record_sha256(self, point: PointId) -> str:
         """The SHA-256 of the point's record, which its successor names; also of dropped points.
         Raises PointNotFound."""
         found = self.scan(point.timeline)
-        for first, last in found.thins:
-            if first <= point.number <= last:
-                removed = dict(self.layer(names.thin(self.machine, point.timeline, first, last)).head["removed"])
-                if point.number in removed:
-                    return str(removed[point.number])
+        over = found.thin_over(point.number)
+        if over is not None:
+            removed = dict(self.layer(found.thin_key(over)).head["removed"])
+            if point.number in removed:
+                return str(removed[point.number])
         try:
-            return sha256(self.objects.get(names.point(self.machine, point)))
+            return _sha256(self.objects, names.point(self.machine, point))
         except NotFound:
             raise PointNotFound(f"there is no recovery point {point}", point=str(point)) from None
 
@@ -331,6 +343,7 @@ class MachineStore:
         if self.ended(timeline):
             raise Fenced(f"timeline {timeline} has ended")
         epoch = self.claim(timeline, owner)
+        self._timeline_head(timeline)  # it may have been taken back before the claim was seen
         if self.ended(timeline):
             raise Fenced(f"timeline {timeline} has ended")
         return Writer(self, timeline, epoch, owner)
@@ -387,18 +400,42 @@ class MachineStore:
         """Drop points by number, and clear leftovers. See :func:`homeport.store.expire.expire`."""
         return expire(self, timeline, drop)
 
+    def compact(
+        self,
+        timeline: str,
+        *,
+        threshold: float = THRESHOLD,
+        budget: int | None = None,
+        dry_run: bool = False,
+        spool: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Compacted:
+        """Give back the space of what no point can see. See :func:`homeport.store.compact.compact`."""
+        return compact(
+            self, timeline, threshold=threshold, budget=budget, dry_run=dry_run, spool=spool, progress=progress
+        )
+
+    def maintain(self, timeline: str, newest: int | None = None, *, limit: int = 8) -> int:
+        """Keep opening points fast. See :func:`homeport.store.layers.build_layers`."""
+        return build_layers(self, timeline, limit, newest)
+
     def verify(
-        self, point: PointId | None = None, *, deep: bool = False, expect_head: PointId | None = None
+        self,
+        point: PointId | None = None,
+        *,
+        deep: bool = False,
+        expect_head: PointId | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Verified:
         """Look for damage. See :func:`homeport.store.verify.verify`."""
-        return verify(self, point, deep=deep, expect_head=expect_head)
+        return verify(self, point, deep=deep, expect_head=expect_head, progress=progress)
 
     def purge(self, timeline: str | None = None) -> None:
         """Delete everything of the machine, or of one timeline that no other forks from, without regard to leases.
         Raises StoreError (``store.timeline-in-use``)."""
         if timeline is None:
             prefix = names.machine(self.machine)
-            last = names.machine_key(self.machine)
+            last = names.machine_keys(self.machine)
         else:
             forks = [info.id for info in self.timelines() if info.parent and info.parent.timeline == timeline]
             if [fork for fork in forks if fork != timeline]:
@@ -409,8 +446,17 @@ class MachineStore:
                 if lease.point.timeline == timeline:
                     self.release(lease.point, lease.owner)
         # What opens the rest goes last, so that an interrupted purge can be repeated.
-        for key, _ in list(self.objects.list(prefix)):
-            if key != last:
-                self.objects.delete(key)
-                self.forget(key)
-        self.objects.delete(last)
+        for key in sorted((key for key, _ in self.objects.list(prefix)), key=lambda key: key.startswith(last)):
+            self.objects.delete(key)
+            self.forget(key)
+
+
+def _sha256(objects: Objects, key: str) -> str:
+    """Of an object, read piece by piece. Raises NotFound."""
+    size = objects.size(key)
+    if size <= _HASH_READ:
+        return sha256(objects.get(key))
+    digest = hashlib.sha256()
+    for start in range(0, size, _HASH_READ):
+        digest.update(objects.get_range(key, start, min(_HASH_READ, size - start)))
+    return digest.hexdigest()

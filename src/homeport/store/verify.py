@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,10 @@ import numpy as np
 from homeport.domain.points import PointId
 from homeport.domain.units import BLOCK
 from homeport.store import digests as digests_
-from homeport.store import expire, names, sealed
+from homeport.store import names, sealed, sweep
 from homeport.store.errors import Corrupt, LayerGone, NotFound, PointNotFound, StoreError
 from homeport.store.index import ZERO, Rows
+from homeport.store.layers import check_layer
 from homeport.store.names import Segment
 from homeport.store.pointmap import PointMap
 from homeport.store.records import Record
@@ -32,14 +34,16 @@ if TYPE_CHECKING:
     from homeport.store.timeline import MachineStore
 
 _KEYS = re.compile(
-    r"^machines/[^/]+/(key|description/\d{10}|lease/[0-9a-f]{16}-\d{16}/[^/]+"
-    r"|t/[0-9a-f]{16}/(timeline|epoch/\d{10}|point/\d{16}|part/\d{16}|segment/\d{10}-\d{10}|thin/\d{16}-\d{16}"
-    r"|hide/\d{16}|boundary/\d{16}|digests/\d{16}/[^/]+))$"
+    r"^machines/[^/]+/(key/\d{10}|description/\d{10}|lease/[0-9a-f]{16}-\d{16}/[^/]+"
+    r"|t/[0-9a-f]{16}/(timeline|epoch/\d{10}|point/\d{16}|part/\d{16}|segment/\d{10}-\d{10}|thin/\d{16}-\d{16}(-\d{10})?"
+    r"|layer/\d{16}-\d{16}|fold/\d{10}|hide/\d{16}|boundary/\d{16}|digests/\d{16}/[^/]+))$"
 )
 _KINDS = {
     "point": sealed.POINT,
     "part": sealed.PART,
     "thin": sealed.THIN,
+    "layer": sealed.LAYER,
+    "fold": sealed.FOLD,
     "epoch": sealed.EPOCH,
     "hide": sealed.HIDE,
     "boundary": sealed.BOUNDARY,
@@ -48,6 +52,9 @@ _KINDS = {
     "description": sealed.DESCRIPTION,
     "lease": sealed.LEASE,
 }
+
+
+_TRIES = 8
 
 
 @dataclass(frozen=True)
@@ -98,12 +105,18 @@ class Verified:
 
 
 def verify(
-    store: MachineStore, point: PointId | None = None, *, deep: bool = False, expect_head: PointId | None = None
+    store: MachineStore,
+    point: PointId | None = None,
+    *,
+    deep: bool = False,
+    expect_head: PointId | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Verified:
     """Look at all points of a machine, or at one ``point`` and what it stands on. ``deep``: also decrypt, decompress
     and digest every frame that they need. ``expect_head``: the newest point that should be there, as somebody outside
-    remembers it: a cut-off end shows only so. Raises StoreUnavailable; damage is reported, not raised."""
-    return _Verification(store, point, deep).run(expect_head)
+    remembers it: a cut-off end shows only so. ``progress``: points done, and in all. Raises StoreUnavailable; damage is
+    reported, not raised."""
+    return _Verification(store, point, deep).run(expect_head, progress or (lambda done, total: None))
 
 
 class _Verification:
@@ -114,6 +127,8 @@ class _Verification:
         self.result = Verified()
         self.checked: dict[Segment, list[Problem]] = {}
         self.layers: dict[str, list[Problem]] = {}
+        #: segments that were found missing: damage, if a map that was made later names them still
+        self.missed: set[Segment] = set()
         self.frames: dict[tuple[Segment, int], Problem | None] = {}
 
     def report(self, error: StoreError | str, object: str, **where: Any) -> Problem:
@@ -134,12 +149,13 @@ class _Verification:
         self.result.problems.append(problem)
         return problem
 
-    def run(self, expect_head: PointId | None) -> Verified:
+    def run(self, expect_head: PointId | None, progress: Callable[[int, int], None]) -> Verified:
         if self.only is None:
             self._objects()
         targets = [self.only] if self.only else self._points()
-        for target in targets:
+        for done, target in enumerate(targets, 1):
             self._point(target)
+            progress(done, len(targets))
         if expect_head is not None:
             self._head(expect_head)
         return self.result
@@ -173,7 +189,7 @@ class _Verification:
         timelines = set(self.store.timeline_ids())
         for timeline in timelines:
             try:
-                garbage.update(expire.leftovers(self.store, timeline))
+                garbage.update(sweep.leftovers(self.store, timeline))
             except Corrupt as error:
                 self.report(error, names.timeline(machine, timeline))
         self.result.leftovers = sorted(garbage)
@@ -200,30 +216,71 @@ class _Verification:
                     if kind == "point":
                         points = (PointId(parts[3], int(parts[5])),)
                     self.report(error, key, points=points)
+        for timeline in timelines:
+            self._layers(timeline)
+
+    def _layers(self, timeline: str) -> None:
+        """Merged indexes are what the records that they stand for say."""
+        found = self.store.scan(timeline)
+        for reach in found.layers:
+            key = names.layer(self.store.machine, timeline, *reach)
+            try:
+                wrong = check_layer(self.store, found, reach)
+            except NotFound:
+                continue
+            except Corrupt as error:
+                self.report(error, key)
+            else:
+                if wrong:
+                    self.report(wrong, key)
 
     # -- points --------------------------------------------------------------------------------------------------------
 
     def _point(self, point: PointId) -> None:
+        """Where records or segments go meanwhile, the point is looked at again by a map made after."""
         self.result.points += 1
+        for attempt in range(_TRIES):
+            try:
+                found = self._by_map(point)
+            except LayerGone as error:
+                if attempt == _TRIES - 1:
+                    self.report(error, names.point(self.store.machine, point), points=(point,))
+                found = set()
+            else:
+                if not found:
+                    return
+            self.missed |= found
+
+    def _by_map(self, point: PointId) -> set[Segment]:
+        """Segments that are missing, and weren't known to be before the map was made."""
         key = names.point(self.store.machine, point)
         try:
-            point_map = PointMap(self.store, point)
-        except (Corrupt, PointNotFound) as error:
+            point_map = PointMap(self.store, point, layers=False)
+        except PointNotFound as error:
+            if self.only or point.number in self.store.scan(point.timeline).live:
+                self.report(error, key, points=(point,))
+            return set()  # dropped meanwhile
+        except Corrupt as error:
             self.report(error, key, points=(point,))
-            return
+            return set()
         below: tuple[PointId, Record] | None = None
         for at, record in zip(point_map.points, point_map.layers, strict=True):
             for problem in self._layer(at, record, below):
                 self.report(problem.cause, problem.object, points=(point,))
             below = (at, record)
+        fresh: set[Segment] = set()
         for disk in point_map.disks:
             try:
                 for info, rows in point_map.live_rows(disk):
-                    self._segment(point, info)
-                    if self.deep:
-                        self._frames(point, disk, info, rows)
-            except (Corrupt, LayerGone) as error:
+                    try:
+                        self._segment(point, info)
+                        if self.deep:
+                            self._frames(point, disk, info, rows)
+                    except NotFound:
+                        fresh.add(info.segment)
+            except Corrupt as error:
                 self.report(error, key, points=(point,))
+        return fresh
 
     def _layer(self, at: PointId, record: Record, below: tuple[PointId, Record] | None) -> list[Problem]:
         """The record names its parent's record by its hash."""
@@ -236,6 +293,9 @@ class _Verification:
                 if below is not None and self.store.record_sha256(below[0]) != record.parent_sha256:
                     found.append(Problem(record.key, f"{at} was made on another {below[0]} than the one that is there"))
             except (Corrupt, NotFound, PointNotFound) as error:
+                link = self.store.scan(at.timeline).link(at.number)
+                if not isinstance(error, Corrupt) and (link is None or link[1] != record.key):
+                    return []  # thinned meanwhile
                 found.append(Problem(record.key, error.cause))
             self.layers[record.key] = found
         return found
@@ -264,6 +324,8 @@ class _Verification:
                 found.append(Problem(key, f"{key}: footer and directory disagree"))
             return found
         except NotFound:
+            if info.segment not in self.missed:
+                raise
             return [Problem(key, f"{key} is missing")]
         except Corrupt as error:
             return [Problem(key, error.cause)]
@@ -303,11 +365,14 @@ class _Verification:
             data = self.store.objects.get_range(key, int(row["offset"]), int(row["length"]))
             blocks = open_frame(self.store.keys, cipher, info.segment, disk, number, first, memoryview(data))
         except NotFound:
+            if info.segment not in self.missed:
+                raise
             return Problem(key, f"{key} is missing", number, disk, first)
         except Corrupt as error:
             return Problem(key, error.cause, number, disk, first, error.details.get("blocks"))
         if directory is not None:
             found = digests_.block_digests(self.store.keys, blocks)
+            directory.check(row, key)
             start = int(directory.starts[number])
             if not np.array_equal(found, directory.digests[start : start + len(found)]):
                 count = -(-len(blocks) // BLOCK)

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
-
 from homeport.domain.extents import Extents
+from homeport.domain.logs import get_logger
 from homeport.domain.points import PointId, PointInfo
 from homeport.domain.units import BLOCK
 from homeport.store import layout, names, sealed
 from homeport.store.builder import PointBuilder
+from homeport.store.crew import share_out
 from homeport.store.errors import AlreadyExists, Fenced, NotFound, PointNotFound
+from homeport.store.finishing import IN_FLIGHT
+from homeport.store.names import Segment
 from homeport.store.records import Record, all_rows
 from homeport.store.segment import FOOTER_SIZE, HEADER_SIZE
-from homeport.store.spool import SpooledPoint, folder_name
+from homeport.store.spool import BuiltPoint, SpooledPoint, folder_name
 
 if TYPE_CHECKING:
     from homeport.store.timeline import MachineStore
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 Progress = Callable[[int, int], None]
+Finished = SpooledPoint | BuiltPoint
+"""A point that only has to be published: what :meth:`PointBuilder.finish` and ``finish_uploaded`` return."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,13 @@ class Writer:
 
     # -- building ------------------------------------------------------------------------------------------------------
 
-    def builder(self, number: int, spool: Path, parent: PointId | None) -> PointBuilder:
+    def builder(self, number: int, spool: Path, parent: PointId | None, *, upload: bool = False) -> PointBuilder:
         """Begin point ``number``, in a folder of its own within ``spool``.
 
         ``parent``: the point that it changes, in the store or complete in the same spool; None: it begins from nothing.
         Number 0 is for parts of a first copy (see :meth:`publish_part`) and for a whole import; the first point after
-        parts is number 1 with the parent None, and takes all parts in.
+        parts is number 1 with the parent None, and takes all parts in. ``upload``: segments go into the store while
+        others are being built (end with ``finish_uploaded``), instead of waiting in the spool for :meth:`publish`.
         """
         if number < 0 or (parent is not None and parent.timeline == self.timeline and number != parent.number + 1):
             raise ValueError(f"point {number} can't follow {parent}")
@@ -84,6 +90,7 @@ class Writer:
             next_seq=self._seqs.__next__,
             parent_sha256=lambda: self._sha256(parent, spool) if parent else None,
             parts=lambda: self._foldable(point, parent),
+            upload=self._put_segment if upload else None,
         )
 
     def _sha256(self, point: PointId, spool: Path | None) -> str:
@@ -102,9 +109,10 @@ class Writer:
         follows = parent is not None and parent.timeline == self.timeline
         if point.number == 0 or follows or self._has_points:
             return []
-        return self._part_records()
+        return self.part_records()
 
-    def _part_records(self) -> list[tuple[int, Record]]:
+    def part_records(self) -> list[tuple[int, Record]]:
+        """The parts of the first copy that are there, the oldest first, each with its number."""
         numbers = layout.part_numbers(self._objects, self._machine, self.timeline)
         return [
             (number, self._store.record(names.part(self._machine, self.timeline, number), sealed.PART))
@@ -113,8 +121,8 @@ class Writer:
 
     # -- publishing ----------------------------------------------------------------------------------------------------
 
-    def publish(self, spooled: SpooledPoint, progress: Progress | None = None) -> PointInfo:
-        """Bring a spooled point into the store: its segments, then its record. The record is the commit.
+    def publish(self, spooled: Finished, progress: Progress | None = None) -> PointInfo:
+        """Bring a finished point into the store: its segments, then its record. The record is the commit.
 
         Idempotent, also across restarts and newer writers of the timeline, as long as the point's parent is the head.
         ``progress``: called with bytes done and in all. Raises Fenced (the source must not forget what the point
@@ -135,10 +143,10 @@ class Writer:
         self._check_parent(point, record, spooled.record_sha256)
         self._upload(spooled, progress)
         self._create(key, data, f"point {point}")
+        self._has_points = True
         self.check()
         if layout.boundary(self._objects, self._machine, self.timeline) > point.number:
             raise Fenced(f"{point} was dropped while it was published")
-        self._has_points = True
         self._hashes = {point: spooled.record_sha256}
         return record.info(point, False)
 
@@ -172,23 +180,35 @@ class Writer:
         if missing and point.number not in self._store.scan(self.timeline).records:
             raise Fenced(f"{point} is the first point, but leaves out parts {sorted(missing)} of the first copy")
 
-    def _upload(self, spooled: SpooledPoint, progress: Progress | None) -> None:
-        total = sum(size for _, size in spooled.segments)
+    def _upload(self, spooled: Finished, progress: Progress | None) -> None:
+        """What isn't there yet: segments, several at a time, then digest maps."""
+        total = sum(size for _, size in spooled.waiting)
+        lock = threading.Lock()
         done = 0
-        for segment, size in spooled.segments:
-            key = segment.key(self._machine)
-            data = spooled.file(segment.file).read_bytes()
-            try:
-                self._objects.put(key, data)
-            except AlreadyExists:
-                self._compare(key, data)
-            done += size
+
+        def put(item: tuple[Segment, int]) -> None:
+            nonlocal done
+            segment, size = item
+            self._put_segment(segment, spooled.file(segment.file))
             if progress is not None:
-                progress(done, total)
+                with lock:
+                    done += size
+                    progress(done, total)
+
+        share_out(spooled.waiting, put, min(IN_FLIGHT, len(spooled.waiting)))
         for number, disk in enumerate(spooled.digest_maps):
             key = names.digests(self._machine, spooled.point, disk)
             # A map left by another attempt at this number would describe another content.
             self._put_or_replace(key, spooled.digest_map(number))
+
+    def _put_segment(self, segment: Segment, path: Path) -> None:
+        """Upload a finished segment. It being there changes nothing: only a record makes it count. Raises Fenced
+        (another segment has its key), StoreUnavailable."""
+        key = segment.key(self._machine)
+        try:
+            self._objects.put_file(key, path)
+        except AlreadyExists:
+            self._compare(key, path)
 
     def _put_or_replace(self, key: str, data: bytes) -> None:
         try:
@@ -198,12 +218,17 @@ class Writer:
                 self.check()
                 self._objects.put(key, data, if_absent=False)
 
-    def _compare(self, key: str, data: bytes) -> None:
+    def _compare(self, key: str, path: Path) -> None:
         """A segment that is there already must be this one: same length, same random bytes, same end."""
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(HEADER_SIZE)
+            file.seek(size - FOOTER_SIZE)
+            end = file.read()
         same = (
-            self._objects.size(key) == len(data)
-            and self._objects.get_range(key, 0, HEADER_SIZE) == data[:HEADER_SIZE]
-            and self._objects.get_range(key, len(data) - FOOTER_SIZE, FOOTER_SIZE) == data[-FOOTER_SIZE:]
+            self._objects.size(key) == size
+            and self._objects.get_range(key, 0, HEADER_SIZE) == start
+            and self._objects.get_range(key, size - FOOTER_SIZE, FOOTER_SIZE) == end
         )
         if not same:
             raise Fenced(f"{key} is there already, written by another")
@@ -221,7 +246,7 @@ class Writer:
 
     # -- the first copy ------------------------------------------------------------------------------------------------
 
-    def publish_part(self, spooled: SpooledPoint, progress: Progress | None = None) -> None:
+    def publish_part(self, spooled: Finished, progress: Progress | None = None) -> None:
         """Bring a piece of a first copy into the store: hidden, until the first point takes it in. Idempotent."""
         if spooled.point.timeline != self.timeline:
             raise ValueError(f"{spooled.point} is not of timeline {self.timeline}")
@@ -231,7 +256,7 @@ class Writer:
         old = sealed.open_bytes(keys.key, keys.vault, names.point(self._machine, spooled.point), sealed.POINT, data)
         if old.head["folds"]:
             raise ValueError("a part can't take in other parts: build it as number 0")
-        parts = self._part_records()
+        parts = self.part_records()
         if any(part.head["built"] == old.head["built"] for _, part in parts):
             return
         if self._store.last_point(self.timeline) is not None:
@@ -249,7 +274,7 @@ class Writer:
         if self._store.last_point(self.timeline) is not None:
             return []
         ranges: dict[str, Extents] = {}
-        for _, part in self._part_records():
+        for _, part in self.part_records():
             for disk in part.index_disks():
                 rows = all_rows(part, disk)
                 found = Extents.of(zip((rows["first"] * BLOCK).tolist(), (rows["count"] * BLOCK).tolist(), strict=True))

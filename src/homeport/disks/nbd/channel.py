@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import socket
 import struct
+from collections.abc import Sequence
 
 Buffer = bytes | bytearray | memoryview
+IOV_MAX = 1024
+"""Buffers that one system call takes (Linux: UIO_MAXIOV)."""
 
 
 class Channel:
@@ -36,20 +39,34 @@ class Channel:
 
     def send(self, *parts: Buffer) -> None:
         """All of ``parts``, in order."""
-        views = [memoryview(part).cast("B") for part in parts]
-        left = sum(len(view) for view in views)
+        self.send_bytes([memoryview(part).cast("B") for part in parts])
+
+    def send_bytes(self, views: Sequence[bytes | memoryview]) -> None:
+        """All of ``views``, memoryviews of bytes among them only, in order."""
+        left = sum(map(len, views))
         while left:
             try:
-                sent = self.socket.sendmsg(views)
+                sent = self.socket.sendmsg(views if len(views) <= IOV_MAX else views[:IOV_MAX])
             except BlockingIOError:
                 raise TimeoutError("the peer does not read") from None
             left -= sent
-            while left and sent:
-                if sent >= len(views[0]):
-                    sent -= len(views.pop(0))
-                else:
-                    views[0] = views[0][sent:]
-                    sent = 0
+            if not left:
+                return
+            first = 0
+            while sent >= len(views[first]):
+                sent -= len(views[first])
+                first += 1
+            views = [memoryview(views[first])[sent:], *views[first + 1 :]]
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that :meth:`receive` has taken in already."""
+        return self._end - self._first
+
+    @property
+    def ahead(self) -> memoryview:
+        """Those bytes; valid until its next call."""
+        return self._store[self._first : self._end]
 
     def receive(self, length: int) -> memoryview:
         """The next ``length`` bytes; valid until the next call."""

@@ -9,25 +9,24 @@ from collections.abc import Mapping
 from struct import error as StructError
 from typing import cast
 
-import structlog
-
 from homeport.disks.nbd import wire
 from homeport.disks.nbd.channel import Channel
-from homeport.disks.nbd.export import Export, WritableExport
+from homeport.disks.nbd.export import Export, PieceExport, Pieces, WritableExport
+from homeport.disks.nbd.replies import HOLE_FROM, Replies
 from homeport.disks.zero import is_zero
 from homeport.domain.errors import HomeportError
+from homeport.domain.logs import get_logger
 from homeport.domain.units import BLOCK, KiB
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 READ_AHEAD = 64 * KiB
 MAX_OPTION = 64 * KiB
 """Bytes of one option's data; more than any client has a use for."""
 MAX_DESCRIPTORS = 64 * KiB
 """Ranges in one answer to a block status."""
-HOLE_FROM = 4 * KiB
-"""Reads from this many bytes on are tested for zeroes."""
 _EPERM, _EIO, _EINVAL = 1, 5, 22
+_KNOWN_FLAGS = wire.CMD_FLAG_FUA | wire.CMD_FLAG_NO_HOLE | wire.CMD_FLAG_DF | wire.CMD_FLAG_REQ_ONE
 _CONTEXT = 1
 """The number under which a connection knows base:allocation."""
 
@@ -48,16 +47,14 @@ class Connection:
         self._context_of: str | None = None
         self._allocation = False
         self._export: Export
+        self._replies: Replies
 
     def serve(self) -> None:
         """Returns when the client is gone."""
         try:
             self._handshake()
             self._channel.set_timeout(None)
-            # Touched pages cost memory, reserved ones don't. Freed with its last view, which an error may still hold.
-            buffer = memoryview(mmap.mmap(-1, wire.MAX_PAYLOAD))
-            while True:
-                self._request(buffer)
+            self._transmit()
         except (_Goodbye, EOFError):
             pass
         except (_Garbage, StructError, UnicodeDecodeError) as error:
@@ -171,39 +168,82 @@ class Connection:
 
     # Transmission
 
-    def _request(self, buffer: memoryview) -> None:
-        header = self._channel.receive(wire.REQUEST.size)
-        magic, flags, command, cookie, offset, length = wire.REQUEST.unpack(header)
-        if magic != wire.REQUEST_MAGIC:
-            raise _Garbage(f"a request begins with {magic:#x}")
-        if command == wire.CMD_DISC:
-            raise _Goodbye
+    def _transmit(self) -> None:
+        # Touched pages cost memory, reserved ones don't. Freed with its last view, which an error may still hold.
+        buffer = memoryview(mmap.mmap(-1, wire.MAX_PAYLOAD))
+        channel, size, unpack = self._channel, wire.REQUEST.size, wire.REQUEST.unpack
+        replies = self._replies = Replies(channel, self._structured)
+        keeper = self._export if isinstance(self._export, PieceExport) else None
+        while True:
+            if channel.buffered < size:
+                replies.flush()
+            magic, flags, command, cookie, offset, length = unpack(channel.receive(size))
+            if magic != wire.REQUEST_MAGIC:
+                replies.flush()
+                raise _Garbage(f"a request begins with {magic:#x}")
+            if command == wire.CMD_READ and keeper is not None and self._fits(flags, offset, length):
+                pieces = keeper.at_hand(offset, length)
+                if pieces is not None:
+                    replies.data(cookie, offset, pieces, whole=bool(flags & wire.CMD_FLAG_DF))
+                    continue
+            replies.flush()  # what follows takes time, and needs the buffer that was sent from
+            if command == wire.CMD_DISC:
+                raise _Goodbye
+            self._request(buffer, flags, command, cookie, offset, length)
+
+    def _fits(self, flags: int, offset: int, length: int) -> bool:
+        return 0 < length <= wire.MAX_PAYLOAD and offset + length <= self._export.size and not flags & ~_KNOWN_FLAGS
+
+    def _request(self, buffer: memoryview, flags: int, command: int, cookie: int, offset: int, length: int) -> None:
+        """One that takes time: all before it is answered."""
         if command == wire.CMD_WRITE:
             self._take_payload(buffer, length)
         refusal = self._refusal(command, flags, offset, length)
         if refusal is not None:
-            self._fail(cookie, *refusal)
+            self._replies.fail(cookie, *refusal)
             return
+        pieces: Pieces = []
         status: list[tuple[int, int]] = []
         try:
             match command:
                 case wire.CMD_READ:
-                    self._export.read_into(offset, buffer[:length])
+                    pieces = self._read(offset, buffer[:length])
                 case wire.CMD_BLOCK_STATUS:
                     status = self._status(offset, length, 1 if flags & wire.CMD_FLAG_REQ_ONE else MAX_DESCRIPTORS)
                 case _:
                     self._change(command, flags, offset, buffer, length)
         except Exception as error:
-            self._fail(cookie, _error_number(error), self._describe(command, offset, length, error))
+            self._replies.fail(cookie, _error_number(error), self._describe(command, offset, length, error))
             return
         match command:
             case wire.CMD_READ:
-                self._send_data(cookie, offset, buffer[:length])
+                self._replies.data(cookie, offset, pieces, whole=bool(flags & wire.CMD_FLAG_DF))
             case wire.CMD_BLOCK_STATUS:
                 descriptors = b"".join(wire.DESCRIPTOR.pack(*pair) for pair in status)
-                self._send_chunk(cookie, wire.CHUNK_BLOCK_STATUS, wire.U32.pack(_CONTEXT) + descriptors)
+                self._replies.chunk(cookie, wire.CHUNK_BLOCK_STATUS, wire.U32.pack(_CONTEXT) + descriptors)
             case _:
-                self._channel.send(wire.SIMPLE_REPLY.pack(wire.SIMPLE_REPLY_MAGIC, 0, cookie))
+                self._replies.done(cookie)
+
+    def _read(self, offset: int, buffer: memoryview) -> Pieces:
+        export = self._export
+        if isinstance(export, PieceExport):
+            export.prepare(self._reads_ahead())
+            return export.pieces(offset, len(buffer))
+        export.read_into(offset, buffer)
+        return [len(buffer) if len(buffer) >= HOLE_FROM and is_zero(buffer) else buffer]
+
+    def _reads_ahead(self) -> list[tuple[int, int]]:
+        """The reads that the client has asked for already, behind the one that is being answered."""
+        ahead = self._channel.ahead
+        result = []
+        for magic, flags, command, _, offset, length in wire.REQUEST.iter_unpack(
+            ahead[: len(ahead) // wire.REQUEST.size * wire.REQUEST.size]
+        ):
+            if magic != wire.REQUEST_MAGIC or command != wire.CMD_READ:
+                break  # what follows a write is its payload
+            if self._fits(flags, offset, length):
+                result.append((offset, length))
+        return result
 
     def _take_payload(self, buffer: memoryview, length: int) -> None:
         """A write's data; what is too long to be accepted is taken in too, to find the next request behind it."""
@@ -229,8 +269,7 @@ class Connection:
             return _EINVAL, f"at most {wire.MAX_PAYLOAD} bytes at once"
         if not length and command in (wire.CMD_READ, wire.CMD_BLOCK_STATUS):
             return _EINVAL, "a request of no bytes"
-        known = wire.CMD_FLAG_FUA | wire.CMD_FLAG_NO_HOLE | wire.CMD_FLAG_DF | wire.CMD_FLAG_REQ_ONE
-        if flags & ~known:
+        if flags & ~_KNOWN_FLAGS:
             return _EINVAL, f"command flags {flags:#x} are unknown"
         return None
 
@@ -260,29 +299,6 @@ class Connection:
                 export.trim(offset, length)
         if command == wire.CMD_FLUSH or flags & wire.CMD_FLAG_FUA:
             export.flush()
-
-    def _send_data(self, cookie: int, offset: int, data: memoryview) -> None:
-        if not self._structured:
-            self._channel.send(wire.SIMPLE_REPLY.pack(wire.SIMPLE_REPLY_MAGIC, 0, cookie), data)
-        elif len(data) >= HOLE_FROM and is_zero(data):
-            self._send_chunk(cookie, wire.CHUNK_OFFSET_HOLE, wire.CHUNK_HOLE.pack(offset, len(data)))
-        else:
-            head = wire.CHUNK_OFFSET.pack(offset)
-            self._channel.send(self._chunk_header(cookie, wire.CHUNK_OFFSET_DATA, 8 + len(data)) + head, data)
-
-    def _send_chunk(self, cookie: int, kind: int, payload: bytes) -> None:
-        self._channel.send(self._chunk_header(cookie, kind, len(payload)) + payload)
-
-    @staticmethod
-    def _chunk_header(cookie: int, kind: int, length: int) -> bytes:
-        return wire.CHUNK.pack(wire.STRUCTURED_REPLY_MAGIC, wire.CHUNK_FLAG_DONE, kind, cookie, length)
-
-    def _fail(self, cookie: int, error: int, text: str) -> None:
-        if self._structured:
-            message = text.encode()[: wire.MAX_STRING]
-            self._send_chunk(cookie, wire.CHUNK_ERROR_PLAIN, wire.CHUNK_ERROR.pack(error, len(message)) + message)
-        else:
-            self._channel.send(wire.SIMPLE_REPLY.pack(wire.SIMPLE_REPLY_MAGIC, error, cookie))
 
     @staticmethod
     def _describe(command: int, offset: int, length: int, error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -28,6 +29,24 @@ class Export(Protocol):
 
     def status(self, offset: int, length: int) -> list[tuple[int, int]]:
         """(length, base:allocation flags) of consecutive ranges from ``offset``; may stop short, not be empty."""
+
+
+Pieces = list[memoryview | int]
+"""Consecutive bytes: read-only views of what won't change while they are held, and numbers of zeroes."""
+
+
+@runtime_checkable
+class PieceExport(Export, Protocol):
+    """A read-only export that keeps content in memory, and sends it from there."""
+
+    def at_hand(self, offset: int, length: int) -> Pieces | None:
+        """The content, if all of it is in memory. Waits for nothing, and raises nothing."""
+
+    def pieces(self, offset: int, length: int) -> Pieces:
+        """The content; waits for it."""
+
+    def prepare(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """These (offset, length) will be read next: fetch in the background what isn't at hand. A hint."""
 
 
 @runtime_checkable

@@ -1,7 +1,8 @@
 """An NBD server: one thread for each connection, any number of exports, unix socket or TCP.
 
-A read is answered in one sendmsg from the connection's own buffer; a read of nothing but zeroes as a hole, which costs
-no data. Structured replies and base:allocation are offered.
+Content that an export keeps in memory is sent from where it lies, else from the connection's own buffer; the answers to
+requests that came together leave in one sendmsg. Zeroes are told as holes, which cost no data. Structured replies and
+base:allocation are offered.
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-import structlog
-
 from homeport.disks import unixpath
 from homeport.disks.nbd.connection import Connection
 from homeport.disks.nbd.export import Export
+from homeport.domain.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 HANDSHAKE_TIMEOUT = 30.0
 """Seconds of silence after which a client that hasn't chosen an export is dropped."""

@@ -93,6 +93,8 @@ SIMPLE_REPLY = Struct(">IIQ")
 CHUNK = Struct(">IHHQI")
 """magic, chunk flags, chunk type, cookie, length of what follows."""
 CHUNK_OFFSET = Struct(">Q")
+CHUNK_OF_DATA = Struct(">IHHQIQ")
+"""CHUNK and CHUNK_OFFSET: what stands before content."""
 CHUNK_HOLE = Struct(">QI")
 """offset, length of a run of zeroes."""
 CHUNK_ERROR = Struct(">IH")

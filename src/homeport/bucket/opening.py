@@ -1,7 +1,4 @@
-"""A recovery store opened with nothing but its URL and the passphrase: its machines, timelines and points.
-
-The one module of the command line that opens a store itself instead of asking the vault.
-"""
+"""A recovery store opened with nothing but its URL and what unlocks it: its machines, timelines and points."""
 
 from __future__ import annotations
 
@@ -10,14 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from homeport.disks.nbd.server import NbdServer
 from homeport.domain.choice import choose_point
 from homeport.domain.errors import HomeportError
 from homeport.domain.points import PointId, PointInfo
-from homeport.servers.point_server import PointExport
-from homeport.store.keys import VaultKey, machine_key, machines, open_vault
+from homeport.store.keys import Opener, VaultKey, machine_key, machines, open_vault
 from homeport.store.objects import Objects, open_objects
-from homeport.store.reader import PointReader
 from homeport.store.timeline import MachineStore
 
 
@@ -25,7 +19,7 @@ class MachineNotFound(HomeportError):
     """No machine of the bucket has this name or UUID, or several have this name."""
 
     code = "store.machine-not-found"
-    remedy = "List the machines that are there: `homeport store points --store URL`."
+    remedy = "List the machines that are there: `homeport store machines --store URL`."
 
 
 @dataclass(frozen=True)
@@ -56,12 +50,17 @@ class StoredMachine:
 class Bucket:
     """Raises the store's errors: StoreUnavailable, WrongKey, NotFound (``store.no-vault``), …"""
 
-    def __init__(self, url: str, passphrase: str) -> None:
-        self._objects: Objects = open_objects(_as_url(url))
-        self._vault: VaultKey = open_vault(self._objects, passphrase)
+    def __init__(self, url: str, secret: Opener) -> None:
+        self.url = as_url(url)
+        self.objects: Objects = open_objects(self.url)
+        self.vault: VaultKey = open_vault(self.objects, secret)
 
     def machines(self) -> list[StoredMachine]:
-        return [self._machine(uuid) for uuid in machines(self._objects)]
+        return [self._machine(uuid) for uuid in machines(self.objects)]
+
+    def chosen(self, wanted: str | None) -> list[StoredMachine]:
+        """One by name or UUID; None: all. Raises MachineNotFound."""
+        return self.machines() if wanted is None else [self.machine(wanted)]
 
     def machine(self, wanted: str | None) -> StoredMachine:
         """By name or UUID; None: the only one. Raises MachineNotFound."""
@@ -82,18 +81,10 @@ class Bucket:
         )
 
     def _machine(self, uuid: str) -> StoredMachine:
-        return StoredMachine(uuid, MachineStore(self._objects, machine_key(self._objects, self._vault, uuid)))
+        return StoredMachine(uuid, MachineStore(self.objects, machine_key(self.objects, self.vault, uuid)))
 
 
-def serving(reader: PointReader, socket: Path) -> NbdServer:
-    """A server of the point's disks, read-only, each by its id; it listens on ``socket`` and is not started yet.
-    Raises OSError where something else listens there."""
-    server = NbdServer({disk: PointExport(reader, disk) for disk in reader.disks})
-    server.serve_unix(socket)
-    return server
-
-
-def _as_url(store: str) -> str:
+def as_url(store: str) -> str:
     """A plain path is a local folder's URL."""
     return store if "://" in store else Path(store).absolute().as_uri()
 
