@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -27,11 +27,6 @@ from homeport.store.names import Segment
 from homeport.store.records import MemoryIndex, pack
 from homeport.store.segment import SegmentInfo
 from tests.store.stores import MACHINE, T1, T2, add_point, blocks, noise, spool_point
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 BLOCK = 16384
 SHARD = 4194304
@@ -93,7 +88,7 @@ class Reader:
 
         def part(number: int, start: int, size: int) -> bytes:
             bound = b"homeport sealed 1" + data[:12] + lp(self.vault) + lp(key) + struct.pack("<I", number)
-            return zstd.decompress(cipher.decrypt(number.to_bytes(12, "big"), data[start : start + size], bound))
+            return zstandard.decompress(cipher.decrypt(number.to_bytes(12, "big"), data[start : start + size], bound))
 
         head = json.loads(part(0, 60, length))
         sections, start = [], 60 + length
@@ -140,7 +135,7 @@ class Reader:
         cipher = AESGCM(hkdf(self.key, random, b"homeport segment 1" + scope))
         bound = b"homeport frame 1" + scope + lp(disk) + struct.pack("<IQBB", number, first, count, flags)
         plain = cipher.decrypt(number.to_bytes(12, "big"), data[offset + 28 : offset + length], bound)
-        plain = zstd.decompress(plain) if flags & 1 else plain
+        plain = zstandard.decompress(plain) if flags & 1 else plain
         self.check_directory(data[at : at + size], random, scope, frames, disk_number, disk, number, plain)
         return plain.ljust(count * BLOCK, b"\0")
 
@@ -148,7 +143,7 @@ class Reader:
         self, data: bytes, random: bytes, scope: bytes, frames: int, at: int, disk: str, number: int, plain: bytes
     ) -> None:
         cipher = AESGCM(hkdf(self.key, random, b"homeport directory 1" + scope))
-        directory = zstd.decompress(cipher.decrypt(bytes(12), data, b"homeport directory 1" + scope))
+        directory = zstandard.decompress(cipher.decrypt(bytes(12), data, b"homeport directory 1" + scope))
         (length,) = struct.unpack("<I", directory[:4])
         head = json.loads(directory[4 : 4 + length])
         assert head["frames"] == frames
