@@ -312,7 +312,7 @@ def test_ten_thousand_steps_of_random_histories(monkeypatch: pytest.MonkeyPatch)
     run_state_machine_as_test(
         Histories,
         settings=settings(
-            max_examples=200,
+            max_examples=270,
             stateful_step_count=60,
             deadline=None,
             derandomize=True,
