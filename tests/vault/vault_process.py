@@ -125,7 +125,9 @@ class KillableVault:
             code = self._process.exitcode
             if code is None or self._stopped.is_set():
                 continue
-            if code != -9:  # it failed by itself: whoever waits for it will say so
+            # 255: another thread's start of a process read this one's end first (multiprocessing looks after all of its
+            # children at each start), so that how it ended isn't known here.
+            if code not in (-9, 255):  # it failed by itself: whoever waits for it will say so
                 log.error("the vault ended by itself", code=code, said=(self.state / "vault.err").read_text()[-3000:])
                 return
             self.kills += 1
