@@ -111,10 +111,12 @@ def ready(*reads: Path, patience: float = PATIENCE) -> None:
 def run(command: Command) -> Sample:
     """Runs it to its end. Raises BenchError where it fails, with the end of what it said."""
     argv = [str(part) for part in command.argv]
+    environment = {**os.environ, **command.env}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or a tool in Python is compiled anew each time it is run
     busy_before, began = busy(), time.perf_counter()
     process = subprocess.Popen(
         argv,
-        env={**os.environ, **command.env},
+        env=environment,
         cwd=command.folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -32,7 +32,7 @@ from tests.bench.store_rows import Results
 
 PEERS: dict[str, Callable[[Path], Backup]] = {"borg": Borg, "benji": Benji, "restic": Restic}
 NEEDS = {"first": [], "delta": ["first"], "scan": ["first", "delta"], "restore": ["first", "delta"]}
-NEEDS["bring"] = NEEDS["restore"]
+NEEDS["bring"] = NEEDS["bring in memory"] = NEEDS["restore"]
 
 
 class Round:
@@ -71,13 +71,14 @@ class Round:
             self._first: {"first"},
             self._scan: {"scan"},
             self._delta: {"delta"},
-            self._restore: {"restore", "bring"},
-            self._bring_by_rsync: {"bring"},
+            self._restore: {"restore"},
+            lambda: self._bring("bring", self.stores): {"bring"},
+            lambda: self._bring("bring in memory", self.targets): {"bring in memory"},
             self._nbd: {"nbd"},
         }
         for step, rows in steps.items():
             if rows & self.needed:
-                self._guarded(" and ".join(sorted(rows)), step)
+                self._guarded(min(rows), step)
 
     # ── steps ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -129,24 +130,29 @@ class Round:
 
     def _restore(self) -> None:
         for tool in self.tools:
-            if tool is not self.homeport and "restore" not in self.rows:
-                continue
-            target = self._target()
-            done = self._timed("restore", tool.name, tool.restore(target), tool.files)
-            if done:
+            target = self._target(self.targets)
+            if self._timed("restore", tool.name, tool.restore(target), tool.files):
                 self._guarded("restore", lambda tool=tool, target=target: must_equal(  # type: ignore[misc]
                     tool.restored(target), self.images.day2
                 ))  # fmt: skip
-            if done and tool is self.homeport and "bring" in self.rows:
-                self.results.add("bring", "full restore", self.last)
-                self._guarded("bring", lambda target=target: self._bring(target))  # type: ignore[misc]
             shutil.rmtree(target)
 
-    def _bring(self, target: Path) -> None:
-        """``target`` holds day 2, restored a moment ago: to day 1, knowing what it holds; and back, not knowing."""
+    def _bring(self, row: str, room: Path) -> None:
+        """Day 2 is restored, brought to day 1 by what is known of it, and back to day 2, nothing being known; then
+        rsync brings a copy of day 2 to day 1."""
+        if self.homeport not in self.tools:
+            return
+        target = self._target(room)
+        if self._timed(row, "full restore", self.homeport.restore(target), self.homeport.files):
+            self._bring_by_ours(row, target)
+        shutil.rmtree(target)
+        if "rsync" in self.others:
+            self._bring_by_rsync(row, room)
+
+    def _bring_by_ours(self, row: str, target: Path) -> None:
         disk, first = self.homeport.restored(target), self.homeport.points()[0]
         command = self.homeport.restore(target, first, "--differences", "--json")
-        if not self._timed("bring", "by map", command, self.homeport.files, disk):
+        if not self._timed(row, "by map", command, self.homeport.files, disk):
             return
         self._must_go_by("map")
         must_equal(disk, self.images.day1)
@@ -154,7 +160,7 @@ class Round:
             if beside != disk:  # the note of which point it holds
                 beside.unlink()
         command = self.homeport.restore(target, "latest", "--differences", "--json")
-        if self._timed("bring", "by digests", command, self.homeport.files, disk):
+        if self._timed(row, "by digests", command, self.homeport.files, disk):
             self._must_go_by("digests")
             must_equal(disk, self.images.day2)
 
@@ -162,15 +168,13 @@ class Round:
         if f'"way": "{way}"' not in self.last.said:
             raise BenchError(f"not brought by {way}: {self.last.said}")
 
-    def _bring_by_rsync(self) -> None:
-        if "rsync" not in self.others:
-            return
+    def _bring_by_rsync(self, row: str, room: Path) -> None:
         for name, compare in (("rsync whole", False), ("rsync compare", True)):
-            target = self._target()
+            target = self._target(room)
             disk = target / "disk.raw"
             call(Command(["cp", "--sparse=auto", self.images.day2, disk]))
             command = rsync(self.images.day1, disk, compare=compare)
-            if self._timed("bring", name, command, self.images.day1, disk):
+            if self._timed(row, name, command, self.images.day1, disk):
                 must_equal(disk, self.images.day1)
             shutil.rmtree(target)
 
@@ -192,7 +196,7 @@ class Round:
 
     def _serve(self, server: nbd_speed.Server, name: str, window: Images, ours: Homeport) -> None:
         ready(window.day2, ours.files, patience=self.patience)
-        copied = self._target() / "disk.raw"
+        copied = self._target(self.targets) / "disk.raw"
         with nbd_speed.running(server) as served:
             call(Command(["nbdcopy", served.uri, copied]))
         must_equal(copied, window.day2)
@@ -206,16 +210,17 @@ class Round:
 
     # ── helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _target(self) -> Path:
+    @staticmethod
+    def _target(room: Path) -> Path:
         """A new, empty folder."""
-        target = self.targets / "restored"
+        target = room / "restored"
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
         return target
 
     def _check(self, row: str, tool: Homeport) -> None:
         """What was just stored comes back as it was."""
-        target = self._target()
+        target = self._target(self.targets)
 
         def check() -> None:
             call(tool.restore(target))

@@ -61,6 +61,8 @@ CLAIMS = [
     *_faster("restore", "homeport", borg=2.7, benji=2.7, restic=2.3),
     *_faster("bring", "by map", full_restore=3, rsync_whole=6, rsync_compare=6),
     *_faster("bring", "by digests", full_restore=1.7),
+    *_faster("bring in memory", "by map", full_restore=None, rsync_whole=None, rsync_compare=None),
+    *_faster("bring in memory", "by digests", full_restore=None),
     Claim("nbd", "warm nbdcopy", "nbdkit nbdcopy", Kind.RATE, 0.4),
     Claim("nbd", "warm sequential", "nbdkit sequential", Kind.RATE, 0.4),
     Claim("nbd", "warm random", "nbdkit random", Kind.RATE, 0.3),
@@ -73,6 +75,7 @@ TITLES = {
     "scan": "delta without hints (digest scan)",
     "restore": "full restore with verification",
     "bring": "bring a target that differs in 3 % to a point",
+    "bring in memory": "the same, the target in memory",
     "nbd": "NBD of a point, working set 256 MiB",
 }
 ROWS = list(TITLES)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,12 +166,22 @@ def test_the_key_is_derived_ahead_and_once(
         return real(**parameters)
 
     monkeypatch.setattr(derivation, "Argon2id", counted)
-    assert homeport("store", "import", *options, "--machine", "m", str(image), "--create").status == 0
-    assert len(threads) == 1
-    monkeypatch.setattr(lean, "run", lambda _: _wait_for("headstart"))
-    assert homeport("store", "import", *options, "--machine", "m", str(image)).status == 0
-    assert threads[1:] == ["headstart"]
-    assert not derivation._kept
+    arguments = ["store", "import", *options, "--machine", "m", str(image)]
+    run = lean.run
+
+    def later(arguments: Sequence[str]) -> int | None:
+        _wait_for("headstart")
+        return run(arguments)
+
+    monkeypatch.setattr(lean, "run", later)
+    _wait_for("headstart")  # of other tests
+    derivation._kept.clear()
+    derivation._salts.clear()
+    for more in (["--create"], []):
+        threads.clear()
+        assert homeport(*arguments, *more).status == 0
+        assert threads == ["headstart"]
+        assert not derivation._kept and not derivation._salts
 
 
 def _wait_for(name: str) -> None:

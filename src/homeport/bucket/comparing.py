@@ -9,11 +9,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from homeport.bucket.import_base import Base
 from homeport.bucket.restore_plan import part_of
 from homeport.bucket.restore_work import Advance, cores, in_threads
 from homeport.domain.extents import Extents
-from homeport.domain.units import BLOCK, BLOCKS_PER_REGION, REGION, MiB
-from homeport.store.digests import block_digests
+from homeport.domain.units import BLOCK, REGION, MiB
+from homeport.store.digests import SIZE, hash_blocks
 from homeport.store.reader import PointReader
 
 
@@ -39,7 +40,7 @@ def differing(
     """The blocks of ``where`` (whole regions) that differ, and how many bytes of the image were read to know. What lies
     beyond the image's end counts as zeroes. Raises Corrupt, StoreUnavailable, DiskError, OSError."""
     size = reader.disks[disk]
-    digests = reader.digests(disk)
+    base = Base.of_point(reader, disk)
     pieces = where.pieces(REGION)
     limit = min(size, image.size)
     found: list[NDArray[np.int64]] = []
@@ -54,16 +55,19 @@ def differing(
             if piece is None:
                 return
             offset, length = piece
-            expected = digests.blocks(offset // REGION)
-            own = np.zeros((-(-length // BLOCK), expected.shape[1]), np.uint8)
+            first = offset // BLOCK
+            expected = base.known(first, -(-length // BLOCK))
+            own = bytearray(len(expected) * SIZE)
             count = 0
             for start, end in _data(allocated, offset, length, limit):
-                image.read_into(start, buffer[: end - start])
-                first = (start - offset) // BLOCK
-                part = block_digests(reader.keys, buffer[: end - start])
-                own[first : first + len(part)] = part
+                data = buffer[: end - start]
+                image.read_into(start, data)
+                found_here = hash_blocks(reader.keys.digest_key, data)
+                at = (start - offset) // BLOCK * SIZE
+                own[at : at + len(found_here)] = found_here
                 count += end - start
-            blocks = np.flatnonzero((own != expected[: len(own)]).any(axis=1)) + offset // REGION * BLOCKS_PER_REGION
+            differs = np.frombuffer(own, np.uint64).reshape(-1, 2) != expected.view(np.uint64)
+            blocks = np.flatnonzero(differs.any(axis=1)) + first
             with lock:
                 read[0] += count
                 if len(blocks):

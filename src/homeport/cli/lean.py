@@ -109,7 +109,7 @@ def run(arguments: Sequence[str]) -> int | None:
         return None
     json_wanted = values.pop("json")
     try:
-        secret = read_passphrase_file(Path(file))
+        secret = read_passphrase_file(file)
         module, name = command.work
         session = Session(json_wanted=json_wanted)
         getattr(import_module(module), name)(session, secret=secret, **values)

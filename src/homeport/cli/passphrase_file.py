@@ -1,22 +1,22 @@
-"""A recovery passphrase in a file."""
+"""A recovery passphrase in a file. Loads next to nothing: a key's derivation waits for it."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from homeport.cli.errors import WrongUse
+import os
 
 VARIABLE = "HOMEPORT_PASSPHRASE_FILE"
 """Names the file where no option does."""
 
 
-def read_passphrase_file(path: Path) -> str:
+def read_passphrase_file(path: str | os.PathLike[str]) -> str:
     """Raises WrongUse where it is empty or unreadable."""
+    reason = "it is empty"
     try:
-        passphrase = path.read_text().strip()
+        with open(path) as file:
+            if passphrase := file.read().strip():
+                return passphrase
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise WrongUse(f"the passphrase file {path} can't be read: {reason}") from error
-    if not passphrase:
-        raise WrongUse(f"the passphrase file {path} is empty")
-    return passphrase
+        reason = error.strerror or str(error) if isinstance(error, OSError) else "it is no text"
+    from homeport.cli.errors import WrongUse
+
+    raise WrongUse(f"the passphrase file {os.fspath(path)} can't be used: {reason}")

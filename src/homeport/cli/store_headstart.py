@@ -1,16 +1,20 @@
 """`homeport store …` begins to derive the store's key while the rest of the program is being loaded.
 
-Only a head start: what goes wrong here goes wrong again, and is reported, where the store is opened.
+Only a head start: what goes wrong here goes wrong again, and is reported, where the store is opened. Of a store in a
+local folder so little is looked at that the derivation runs beside all other loading.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import threading
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 from homeport.cli.passphrase_file import VARIABLE, read_passphrase_file
+
+Work = Callable[[], None]
 
 
 def begin(arguments: Sequence[str]) -> None:
@@ -21,10 +25,15 @@ def begin(arguments: Sequence[str]) -> None:
     file = _value(arguments, "--passphrase-file") or os.environ.get(VARIABLE)
     if not store or not file:
         return
-    ready = threading.Event()
-    threading.Thread(target=_derive, args=(store, file, ready), name="headstart", daemon=True).start()
-    # What it loads is needed by all; two threads that load at once only slow each other down.
-    ready.wait(1.0)
+    with contextlib.suppress(Exception):
+        # What deriving needs is loaded in this thread: two that load at once only slow each other down.
+        passphrase = read_passphrase_file(file)
+        scheme, separator, rest = store.partition("://")
+        if separator and scheme != "file":
+            work = _of_bucket(store, passphrase)
+        else:
+            work = _of_folder(rest or store, passphrase, "--create" in arguments)
+        threading.Thread(target=_quietly, args=(work,), name="headstart", daemon=True).start()
 
 
 def _value(arguments: Sequence[str], option: str) -> str | None:
@@ -36,17 +45,46 @@ def _value(arguments: Sequence[str], option: str) -> str | None:
     return None
 
 
-def _derive(store: str, file: str, ready: threading.Event) -> None:
-    try:
-        passphrase = read_passphrase_file(Path(file))
-        from homeport.store.derivation import keep_for_others
-        from homeport.store.keys import open_vault
-        from homeport.store.objects import open_objects
+def _quietly(work: Work) -> None:
+    with contextlib.suppress(Exception):
+        work()
 
-        keep_for_others()
-        ready.set()
-        open_vault(open_objects(store if "://" in store else Path(store).absolute().as_uri()), passphrase)
-    except Exception:  # whoever opens the store for good meets it again, and says so
-        return
-    finally:
-        ready.set()
+
+def _of_folder(folder: str, passphrase: str, create: bool) -> Work:
+    from homeport.store import derivation
+
+    secret = passphrase.encode()
+    ways = list(_ways(folder))
+
+    def work() -> None:
+        for salt, memory, passes, lanes in ways:
+            if derivation.refusal(memory, passes, lanes) is None:
+                derivation.derive_ahead(secret, salt, memory, passes, lanes)
+        if create and not ways:  # the vault is about to be made
+            derivation.prepare(secret)
+
+    return work
+
+
+def _ways(folder: str) -> Iterator[tuple[bytes, int, int, int]]:
+    """Salt, memory, passes and lanes of the ways by passphrase, as the vault's newest file says (its format:
+    homeport.store.vaultfile)."""
+    vault = os.path.join(folder, "vault")
+    with contextlib.suppress(FileNotFoundError), open(os.path.join(vault, max(os.listdir(vault)))) as file:
+        for way in json.load(file)["unlock"]:
+            if way["kind"] == "passphrase":
+                kdf = way["kdf"]
+                yield bytes.fromhex(way["salt"]), int(kdf["memory_kib"]), int(kdf["passes"]), int(kdf["lanes"])
+
+
+def _of_bucket(url: str, passphrase: str) -> Work:
+    from homeport.store import derivation, unlock, vaultfile
+    from homeport.store.objects import open_objects
+
+    def work() -> None:
+        found = vaultfile.load(open_objects(url))
+        for way in found.ways():
+            if way["kind"] == unlock.PASSPHRASE:
+                derivation.derive_ahead(passphrase.encode(), bytes.fromhex(way["salt"]), *unlock.costs(way))
+
+    return work

@@ -66,7 +66,6 @@ def _open(store: str, secret: Any, create: bool) -> tuple[Bucket, bool]:
     from homeport.store.objects import open_objects
 
     if create:
-        from homeport.store.derivation import keep_for_others
         from homeport.store.keys import VaultKey, seal_vault
         from homeport.store.vaultfile import load
 
@@ -74,9 +73,9 @@ def _open(store: str, secret: Any, create: bool) -> tuple[Bucket, bool]:
         try:
             load(objects)
         except NotFound:
-            keep_for_others()  # opening it derives the same key again
-            seal_vault(objects, VaultKey.create(), secret)
-            return Bucket(store, secret), True
+            vault = VaultKey.create()
+            seal_vault(objects, vault, secret)
+            return Bucket(store, vault), True
     return Bucket(store, secret), False
 
 

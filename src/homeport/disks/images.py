@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from homeport.disks.errors import DiskError
-from homeport.disks.qcow2 import Qcow2Image
 from homeport.disks.raw import RawImage
 from homeport.domain.extents import Extents
 
@@ -55,6 +54,8 @@ def open_image(path: Path, format: str, *, writable: bool = False) -> Image:
     if format == "raw":
         return RawImage(path, writable=writable)
     if format == "qcow2":
+        from homeport.disks.qcow2 import Qcow2Image  # it loads an NBD client
+
         return Qcow2Image(path, writable=writable)
     raise DiskError(
         f"{path}: disk format {format!r} is not supported",

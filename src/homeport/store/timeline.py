@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from homeport.domain.logs import get_logger
 from homeport.domain.points import PointId, PointInfo
@@ -16,7 +16,6 @@ from homeport.domain.units import MiB
 from homeport.store import layout, leases, names, sealed
 from homeport.store.cache import Cache
 from homeport.store.chain import Link, chain
-from homeport.store.compact import Compacted, compact
 from homeport.store.errors import (
     AlreadyExists,
     Fenced,
@@ -25,11 +24,9 @@ from homeport.store.errors import (
     StoreError,
     TimelineNotFound,
 )
-from homeport.store.expire import Expired, expire
 from homeport.store.frame_cache import FrameCache
 from homeport.store.index import Rows
 from homeport.store.keys import MachineKey
-from homeport.store.layers import build_layers
 from homeport.store.leases import Lease
 from homeport.store.names import Segment
 from homeport.store.objects import Objects
@@ -37,9 +34,13 @@ from homeport.store.reader import PointReader
 from homeport.store.records import Record, sha256
 from homeport.store.segment import Directory, SegmentCipher
 from homeport.store.table import SegmentTable
-from homeport.store.verify import Verified, verify
 from homeport.store.worth import THRESHOLD
 from homeport.store.writer import Writer
+
+if TYPE_CHECKING:
+    from homeport.store.compact import Compacted
+    from homeport.store.expire import Expired
+    from homeport.store.verify import Verified
 
 log = get_logger(__name__)
 
@@ -394,10 +395,12 @@ class MachineStore:
         found: dict[str, Any] = self.open_sealed(key, sealed.DESCRIPTION)["description"]
         return found
 
-    # -- care ----------------------------------------------------------------------------------------------------------
+    # -- care (loaded when it is asked for: most commands only read or write) ------------------------------------
 
     def expire(self, timeline: str, drop: Sequence[int]) -> Expired:
         """Drop points by number, and clear leftovers. See :func:`homeport.store.expire.expire`."""
+        from homeport.store.expire import expire
+
         return expire(self, timeline, drop)
 
     def compact(
@@ -411,12 +414,16 @@ class MachineStore:
         progress: Callable[[int, int], None] | None = None,
     ) -> Compacted:
         """Give back the space of what no point can see. See :func:`homeport.store.compact.compact`."""
+        from homeport.store.compact import compact
+
         return compact(
             self, timeline, threshold=threshold, budget=budget, dry_run=dry_run, spool=spool, progress=progress
         )
 
     def maintain(self, timeline: str, newest: int | None = None, *, limit: int = 8) -> int:
         """Keep opening points fast. See :func:`homeport.store.layers.build_layers`."""
+        from homeport.store.layers import build_layers
+
         return build_layers(self, timeline, limit, newest)
 
     def verify(
@@ -428,6 +435,8 @@ class MachineStore:
         progress: Callable[[int, int], None] | None = None,
     ) -> Verified:
         """Look for damage. See :func:`homeport.store.verify.verify`."""
+        from homeport.store.verify import verify
+
         return verify(self, point, deep=deep, expect_head=expect_head, progress=progress)
 
     def purge(self, timeline: str | None = None) -> None:

@@ -18,17 +18,10 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from homeport.store import sealed
-from homeport.store.derivation import argon2id
+from homeport.store import derivation, sealed
 from homeport.store.errors import StoreError, WrongKey
 
 PASSPHRASE, KEY_FILE = "passphrase", "key-file"
-
-MEMORY_KIB, PASSES, LANES = 64 << 10, 3, 4
-"""What is written, and the least memory and passes that are accepted: a forged file must not make guessing cheap."""
-
-_MOST_MEMORY_KIB, _MOST_PASSES, _MOST_LANES = 4 << 20, 64, 64
-"""… nor make us take all memory, or work for ever."""
 
 _LINE = re.compile(r"homeport-key-file 1 ([0-9a-f]{64}) ([0-9a-f]{8})")
 
@@ -112,11 +105,12 @@ def wrap(vault: str, generation: int, key: bytes, secret: Secret, label: str = "
         "generation": generation,
         "label": label,
         "created": datetime.now(UTC).replace(microsecond=0).isoformat(),
-        "salt": os.urandom(16).hex(),
+        "salt": (os.urandom(16) if isinstance(secret, KeyFile) else derivation.fresh_salt(secret.encode())).hex(),
         "cipher": "AES-256-GCM",
     }
     if not isinstance(secret, KeyFile):
-        way["kdf"] = {"name": "argon2id", "memory_kib": MEMORY_KIB, "passes": PASSES, "lanes": LANES}
+        costs = {"memory_kib": derivation.MEMORY_KIB, "passes": derivation.PASSES, "lanes": derivation.LANES}
+        way["kdf"] = {"name": "argon2id", **costs}
     nonce = os.urandom(12)
     wrapped = _cipher(way, vault, secret).encrypt(nonce, key, _associated(way, vault))
     return {**way, "nonce": nonce.hex(), "wrapped": wrapped.hex()}
@@ -172,12 +166,16 @@ def _cipher(way: dict[str, Any], vault: str, secret: Secret) -> AESGCM:
         raise ValueError
     if isinstance(secret, KeyFile):
         return AESGCM(sealed.derive(secret.key, salt, b"homeport key file 1" + sealed.text_field(vault)))
+    memory, passes, lanes = costs(way)
+    if why := derivation.refusal(memory, passes, lanes):
+        raise _refused(way, why)
+    return AESGCM(derivation.argon2id(secret.encode(), salt, memory, passes, lanes))
+
+
+def costs(way: dict[str, Any]) -> tuple[int, int, int]:
+    """Memory (KiB), passes and lanes of a way by passphrase. Raises ValueError, KeyError, TypeError."""
     kdf = way["kdf"]
     memory, passes, lanes = kdf["memory_kib"], kdf["passes"], kdf["lanes"]
     if kdf["name"] != "argon2id" or not all(type(number) is int for number in (memory, passes, lanes)):
         raise ValueError
-    if memory < MEMORY_KIB or passes < PASSES or lanes < 1:
-        raise _refused(way, f"derives its key too cheaply (argon2id, {memory} KiB, {passes} passes)")
-    if memory > _MOST_MEMORY_KIB or passes > _MOST_PASSES or lanes > _MOST_LANES:
-        raise _refused(way, f"wants more work than any passphrase needs (argon2id, {memory} KiB, {passes} passes)")
-    return AESGCM(argon2id(secret.encode(), salt, memory, passes, lanes))
+    return memory, passes, lanes
