@@ -181,7 +181,8 @@ def test_the_key_is_derived_ahead_and_once(
         threads.clear()
         assert homeport(*arguments, *more).status == 0
         assert threads == ["headstart"]
-        assert not derivation._kept and not derivation._salts
+        assert not derivation._kept
+        assert not derivation._salts
 
 
 def _wait_for(name: str) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from homeport.bucket.import_base import Base
 from homeport.bucket.restore_plan import part_of
 from homeport.bucket.restore_work import Advance, cores, in_threads
+from homeport.domain.buffers import buffer as new_buffer
 from homeport.domain.extents import Extents
 from homeport.domain.units import BLOCK, REGION, MiB
 from homeport.store.digests import SIZE, hash_blocks
@@ -48,7 +49,7 @@ def differing(
     lock = threading.Lock()
 
     def work(stop: threading.Event) -> None:
-        buffer = memoryview(bytearray(MiB))
+        buffer = new_buffer(MiB)
         while not stop.is_set():
             with lock:
                 piece = next(pieces, None)

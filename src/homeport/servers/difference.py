@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from homeport.domain.buffers import buffer as new_buffer
 from homeport.domain.extents import Extents
 from homeport.domain.units import BLOCK, BLOCKS_PER_REGION, MiB
 from homeport.servers.digest_file import Digests, known
@@ -117,7 +118,7 @@ class Difference:
         _in_threads(self._piece, aligned.subtract(holes).pieces(PIECE))
 
     def _piece(self, offset: int, length: int) -> None:
-        buffer = memoryview(bytearray(length))
+        buffer = new_buffer(length)
         self._view.read_into(offset, buffer)
         digests = block_digests(self._keys, buffer)
         first = offset // BLOCK
@@ -161,7 +162,7 @@ def differing_regions(
     own = np.zeros((blocks, 16), np.uint8)
 
     def look(offset: int, length: int) -> None:
-        buffer = memoryview(bytearray(length))
+        buffer = new_buffer(length)
         view.read_into(offset, buffer)
         digests = block_digests(keys, buffer)
         own[offset // BLOCK : offset // BLOCK + len(digests)] = digests

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from homeport.disks.images import Image, open_image
+from homeport.domain.buffers import buffer as new_buffer
 from homeport.domain.errors import HomeportError
 from homeport.domain.extents import Extents
 from homeport.domain.logs import get_logger
@@ -230,7 +231,7 @@ class _SavedDisk:
         if not fresh:
             return
         for offset, length in fresh.pieces(PIECE):
-            buffer = memoryview(bytearray(length))
+            buffer = new_buffer(length)
             image.read_into(offset, buffer)
             write_all(self._data, buffer, offset)
         os.fdatasync(self._data)
@@ -279,7 +280,7 @@ def _differences(image: Image, target: PointReader, disk: str) -> Extents:
     held = PointBase(target.digests(disk), -(-image.size // BLOCK))
     found: list[tuple[int, int]] = []
     for offset, length in Extents.whole(image.size).pieces(PIECE):
-        buffer = memoryview(bytearray(length))
+        buffer = new_buffer(length)
         image.read_into(offset, buffer)
         digests = block_digests(target.keys, buffer)
         first = offset // BLOCK

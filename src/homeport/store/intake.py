@@ -9,7 +9,6 @@ the disk's size. A thread whose frames fill a segment hands it on to be finished
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from homeport.domain.buffers import buffer as new_buffer
 from homeport.domain.extents import Extents
 from homeport.domain.units import BLOCK, MiB
 from homeport.store.builder import PointBuilder, Run
@@ -149,7 +149,7 @@ class _Intake:
     def _buffer(self) -> memoryview:
         buffer: memoryview | None = getattr(self._own, "buffer", None)
         if buffer is None:
-            buffer = self._own.buffer = memoryview(mmap.mmap(-1, PIECE))
+            buffer = self._own.buffer = new_buffer(PIECE)
         return buffer
 
     def _changed(self, offset: int, data: memoryview, digests: bytes) -> Iterator[Run]:

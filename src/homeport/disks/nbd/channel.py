@@ -7,6 +7,8 @@ import socket
 import struct
 from collections.abc import Sequence
 
+from homeport.domain.buffers import buffer as new_buffer
+
 Buffer = bytes | bytearray | memoryview
 IOV_MAX = 1024
 """Buffers that one system call takes (Linux: UIO_MAXIOV)."""
@@ -21,7 +23,7 @@ class Channel:
     def __init__(self, sock: socket.socket, *, timeout: float | None, read_ahead: int = 0) -> None:
         self.socket = sock
         self._ahead = read_ahead
-        self._store = memoryview(bytearray(max(read_ahead, 4096)))
+        self._store = new_buffer(max(read_ahead, 4096))
         self._first = self._end = 0
         # The kernel's own time-outs keep the socket blocking, so that one call with MSG_WAITALL fills a buffer.
         sock.settimeout(None)
@@ -71,7 +73,7 @@ class Channel:
     def receive(self, length: int) -> memoryview:
         """The next ``length`` bytes; valid until the next call."""
         if length > len(self._store):
-            large = memoryview(bytearray(length))
+            large = new_buffer(length)
             self.receive_into(large)
             return large
         have = self._end - self._first

@@ -25,6 +25,7 @@ from homeport.disks.nbd import wire
 from homeport.disks.nbd.channel import Channel
 from homeport.disks.nbd.errors import NbdClosed, NbdError, NbdRefused
 from homeport.disks.zero import fill_zero
+from homeport.domain.buffers import buffer as new_buffer
 from homeport.domain.units import GiB, MiB
 
 Address = str | Path | tuple[str, int]
@@ -200,7 +201,7 @@ class NbdClient:
         block = self.minimum_block
         if offset % block or len(view) % block:
             first, last = offset // block * block, -(-(offset + len(view)) // block) * block
-            wide = memoryview(bytearray(min(last, self.size) - first))
+            wide = new_buffer(min(last, self.size) - first)
             self.read_into(first, wide)
             view[:] = wide[offset - first : offset - first + len(view)]
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import socket
 import traceback
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from homeport.disks.nbd.channel import Channel
 from homeport.disks.nbd.export import Export, PieceExport, Pieces, WritableExport
 from homeport.disks.nbd.replies import HOLE_FROM, Replies
 from homeport.disks.zero import is_zero
+from homeport.domain.buffers import buffer as new_buffer
 from homeport.domain.errors import HomeportError
 from homeport.domain.logs import get_logger
 from homeport.domain.units import BLOCK, KiB
@@ -170,7 +170,7 @@ class Connection:
 
     def _transmit(self) -> None:
         # Touched pages cost memory, reserved ones don't. Freed with its last view, which an error may still hold.
-        buffer = memoryview(mmap.mmap(-1, wire.MAX_PAYLOAD))
+        buffer = new_buffer(wire.MAX_PAYLOAD)
         channel, size, unpack = self._channel, wire.REQUEST.size, wire.REQUEST.unpack
         replies = self._replies = Replies(channel, self._structured)
         keeper = self._export if isinstance(self._export, PieceExport) else None
