@@ -30,6 +30,7 @@ from homeport.servers.object_gateway import ObjectGateway
 from homeport.servers.point_services import PointServices
 from homeport.servers.replication import Final, Replication, renewed
 from homeport.servers.replication_spec import ReplicationSpec, machine_key_of
+from homeport.servers.store_care import StoreCare
 from homeport.sites.errors import MachineNotFound
 from homeport.sites.interface import StartOptions
 from homeport.sites.qemu import QemuSite
@@ -71,6 +72,7 @@ class SiteWork:
         self._gateway = self._open_gateway()
         self._master_target = MasterTarget(folder / "retention")
         self._services = PointServices(folder / "points", objects_url)
+        self._care = StoreCare(objects, lambda: self._vault, folder / "compaction")
         self._hydration = HydrationPlan()
         self._replications: dict[str, Replication] = {}
         self._crossings: dict[str, Crossing] = {}
@@ -104,6 +106,7 @@ class SiteWork:
 
     def connect(self, report: Callable[[dict[str, Any]], None]) -> None:
         self._report = report
+        self._care.start()
 
     def present(self) -> bool:
         """Whether the site's folder is there: a disk may have gone, and what is not there must not be made anew."""
@@ -167,6 +170,7 @@ class SiteWork:
             running = list(self._replications.values())
         for replication in running:
             replication.stop(timeout=10)
+        self._care.stop(timeout=10)
         self._gateway.close()
 
     # ── replication from here ───────────────────────────────────────────────────────────────────────────────────
