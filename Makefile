@@ -1,4 +1,4 @@
-.PHONY: help prepare prepare-tests demo test test-fast bench lint lock
+.PHONY: help prepare prepare-tests demo test test-fast chaos bench lint lock
 
 help: ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -16,6 +16,9 @@ BENCH ?= failover store
 bench: prepare ## side by side with other tools; BENCH=failover or BENCH=store for one, ARGS=… for its options
 	@scripts/prepare-bench
 	@status=0; for one in $(BENCH); do .venv/bin/python -m tests.bench.$$one $(ARGS) || status=1; done; exit $$status
+
+chaos: prepare-tests ## 200 random operations while vaults are killed and stopped, on both databases; SEED=… repeats one, ARGS=… for its options
+	@.venv/bin/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: prepare ## ruff and mypy --strict
 	.venv/bin/ruff check src tests demo

@@ -14,8 +14,6 @@ import pytest
 import typer
 
 from homeport.cli.app import build
-from homeport.domain.operations import allowed_operations
-from homeport.domain.states import IN_PROGRESS, REPLICATES, Direction, State
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "src" / "homeport"
@@ -269,32 +267,3 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
         if not other.exists() or (anchor and anchor not in anchors(other.read_text())):
             broken.append(target)
     assert broken == []
-
-
-# ── states ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_the_table_of_states_says_what_the_rules_say() -> None:
-    page = (ROOT / "docs" / "operations.md").read_text()
-    rows = re.findall(r"^\| `(\w+)`(?: \((\w+)\))? \| ([^|]+) \| (yes|no) \| ([^|]+) \|$", page, re.MULTILINE)
-    told = {
-        (state, direction): (replicates, re.findall(r"`([^`]+)`", can)) for state, direction, _, replicates, can in rows
-    }
-    expected = {}
-    for state in State:
-        if state is State.UNPROTECTED:
-            continue  # no item is shown in it
-        by_direction = {
-            direction: [
-                str(operation) for operation in allowed_operations(state, direction, running=state in IN_PROGRESS)
-            ]
-            for direction in Direction
-        }
-        replicates = "yes" if state in REPLICATES else "no"
-        if state is State.RESYNCING:
-            for direction, operations in by_direction.items():
-                expected[str(state), str(direction)] = (replicates, operations)
-        else:
-            direction = Direction.REVERSE if state is State.REVERSE_PROTECTED else Direction.FORWARD
-            expected[str(state), ""] = (replicates, by_direction[direction])
-    assert told == expected

@@ -23,7 +23,9 @@ MAY_IMPORT = {
 }
 EXCEPTIONS = {
     ("servers/up.py", "vault"),  # all roles in one process: something has to start the vault
+    ("servers/vault_restore.py", "vault"),  # what is found in stores becomes a vault
     ("cli/up.py", "servers"),
+    ("cli/vault_restore.py", "servers"),
     ("cli/store_serve.py", "disks"),
     ("cli/store_serve.py", "servers"),  # the point server's export
 }

@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 TOKEN = "a-token"
+BACKUP = "20261120T040000Z-0123abcd"
 TIMELINE = "5f0c2d9a7b31e846"
 START = datetime.now(UTC) - timedelta(minutes=5)
 ALLOWED = ["test-failover", "failover", "resync", "point", "disable"]
@@ -66,6 +67,22 @@ def item(**more: Any) -> JSON:
         "job": None,
         "recovery_machine": None,
         "failover_point": None,
+        "target": {
+            "name": "web1-dr",
+            "cpus": None,
+            "memory": None,
+            "network": None,
+            "ip": None,
+            "excluded_disks": ["disk1"],
+            "tags": ["a [b]"],
+        },
+        "target_machine": {
+            "name": "web1-dr",
+            "cpus": 1,
+            "memory": 1 << 28,
+            "disks": [{"id": "disk0", "size": 1 << 30}],
+            "nics": [{"network": "default"}],
+        },
         "created": START.isoformat(),
         **more,
     }
@@ -85,10 +102,30 @@ class FakeVault:
             point(3, offered_as=["latest", "latest-processed"]),
         ]
     )
+    refused: set[str] = field(default_factory=set)
+    """Machines that can't be protected."""
+    deleted: list[JSON] = field(
+        default_factory=lambda: [
+            {
+                "id": "item-0",
+                "name": "old1",
+                "machine": "u0",
+                "from": "home",
+                "to": "away",
+                "removed": START.isoformat(),
+                "purge_at": (START + timedelta(days=14)).isoformat(),
+                "points": 7,
+                "waiting": None,
+            }
+        ]
+    )
+    findings: list[JSON] = field(default_factory=list)
     confirmed: bool = False
     passphrase: str = "right horse"
     outcome: str = "succeeded"
     error: JSON | None = None
+    page: int = 1000
+    limits: JSON = field(default_factory=lambda: {"data_moving": 4, "failovers": 16})
     held: threading.Event = field(default_factory=threading.Event)
     waiting: threading.Event = field(default_factory=threading.Event)
     url: str = ""
@@ -169,7 +206,7 @@ def application(vault: FakeVault) -> FastAPI:
         if request.headers.get("authorization") != f"Bearer {TOKEN}":
             refusal = _Refusal(401, "api.unauthorized", "the token isn't right")
             return JSONResponse(refusal.body, 401, media_type="application/problem+json")
-        body = await request.json() if request.method == "POST" and await request.body() else None
+        body = await request.json() if request.method in ("POST", "PATCH", "PUT") and await request.body() else None
         vault.asked.append((request.method, request.url.path, body))
         return await call(request)
 
@@ -195,6 +232,21 @@ def application(vault: FakeVault) -> FastAPI:
         vault.confirmed = True
         return {"passphrase_confirmed": True}
 
+    @app.post("/v1/vault/backups", status_code=201)
+    def back_up(body: JSON) -> JSON:
+        silent = {"code": "site.unreachable", "cause": "It is not there.", "remedy": "", "details": {}}
+        sites = {name: {"error": None if name == "home" else silent} for name in body["sites"] or ["away", "home"]}
+        return {"backup": {"id": BACKUP, "created": "2026-11-20T04:00:00+00:00", "size": 4096, "sites": sites}}
+
+    @app.get("/v1/vault/backups")
+    def backups() -> JSON:
+        made = {"id": BACKUP, "created": "2026-11-20T04:00:00+00:00", "size": 4096, "sites": ["home"]}
+        return {
+            "backups": [made],
+            "keep": 7,
+            "sites": {"home": {"due": "2026-11-21T04:00:00+00:00", "error": None}},
+        }
+
     @app.get("/v1/sites")
     def sites() -> JSON:
         return {"sites": [{"name": "home", "provider": "qemu", "path": "/srv/home"}]}
@@ -202,6 +254,19 @@ def application(vault: FakeVault) -> FastAPI:
     @app.post("/v1/sites", status_code=201)
     def add_site(body: JSON) -> JSON:
         return body
+
+    @app.get("/v1/sites/{site}")
+    def get_site(site: str) -> JSON:
+        facts = {"free_memory": 1 << 33, "cpus": 4}
+        return {"name": site, "provider": "qemu", "path": f"/srv/{site}", "store": None, "facts": facts}
+
+    @app.patch("/v1/sites/{site}")
+    def set_site(site: str, body: JSON) -> JSON:
+        return {"name": site, "provider": "qemu", "path": f"/srv/{site}", "connected": True, "facts": {}, **body}
+
+    @app.delete("/v1/sites/{site}")
+    def remove_site(site: str) -> JSON:
+        return {"name": site, "provider": "qemu", "path": f"/srv/{site}"}
 
     @app.post("/v1/sites/{site}/machines/{machine}/start")
     def start_machine(site: str, machine: str) -> JSON:
@@ -233,13 +298,56 @@ def application(vault: FakeVault) -> FastAPI:
     def create_policy(body: JSON) -> JSON:
         return {"interval": 15, **body}
 
+    @app.get("/v1/policies/{name}")
+    def get_policy(name: str) -> JSON:
+        if name != "gold":
+            raise _Refusal(404, "policy.not-found", f"There is no policy {name!r}.")
+        return {"name": "gold", "rpo_threshold": 900, "rpo_critical": 1800, "retention": 86400, "app_consistent": 0}
+
+    @app.patch("/v1/policies/{name}")
+    def change_policy(name: str, body: JSON) -> JSON:
+        return {**get_policy(name), **body}
+
+    @app.delete("/v1/policies/{name}")
+    def delete_policy(name: str) -> JSON:
+        return get_policy(name)
+
+    @app.get("/v1/profile")
+    def profile() -> JSON:
+        return {"profile": "default"}
+
+    @app.put("/v1/profile")
+    def set_profile(body: JSON) -> JSON:
+        return body
+
     @app.get("/v1/items")
     def items() -> JSON:
         return {"items": list(vault.items.values())}
 
     @app.post("/v1/items", status_code=202)
     def protect(body: JSON) -> JSON:
+        if body["machine"] in vault.refused:
+            raise _Refusal(409, "machine.not-protectable", f"{body['machine']} can't be protected: it is off.")
         return {"job": vault.begin("protect", body["machine"])}
+
+    @app.get("/v1/items/deleted")
+    def deleted_items() -> JSON:
+        return {"items": vault.deleted}
+
+    @app.post("/v1/items/deleted/{name}/purge", status_code=202)
+    def purge_deleted(name: str) -> JSON:
+        return {"item": next(one for one in vault.deleted if name in (one["name"], one["id"]))}
+
+    @app.patch("/v1/items/{name}")
+    def change_item(name: str, body: JSON) -> JSON:
+        one = found(name)
+        for key, value in body.items():
+            if key == "policy":
+                one["policy"] = value
+            else:
+                one["target"][key] = value
+                one["target_machine"][key] = value or one["target_machine"].get(key)
+        return one
 
     @app.get("/v1/items/{name}")
     def get_item(name: str) -> JSON:
@@ -249,6 +357,18 @@ def application(vault: FakeVault) -> FastAPI:
     def points(name: str) -> JSON:
         found(name)
         return {"points": vault.points}
+
+    @app.get("/v1/items/{name}/checks")
+    def last_checks(name: str) -> JSON:
+        one = found(name)
+        at = START.isoformat() if vault.findings else None
+        return {"item": one["id"], "item_name": one["name"], "at": at, "due": at, "findings": vault.findings}
+
+    @app.post("/v1/items/{name}/checks")
+    def run_checks(name: str, before: str | None = None) -> JSON:
+        one = found(name)
+        told = {"before": before} if before else {"at": START.isoformat(), "due": START.isoformat()}
+        return {"item": one["id"], "item_name": one["name"], **told, "findings": vault.findings}
 
     @app.post("/v1/items/{name}/operations/{operation}", status_code=202)
     def operate(name: str, operation: str, body: JSON) -> JSON:
@@ -264,9 +384,43 @@ def application(vault: FakeVault) -> FastAPI:
         return {"job": vault.begin(operation, name)}
 
     @app.get("/v1/jobs")
-    def jobs(item: str | None = None, state: str | None = None) -> JSON:
-        chosen = [job for job in vault.jobs.values() if state in (None, job["state"])]
-        return {"jobs": [job for job in chosen if item in (None, job["item_name"])]}
+    def jobs(
+        request: Request,
+        item: str | None = None,
+        limit: int = 100,
+        after: int = 0,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> JSON:
+        states, kinds = (request.query_params.getlist(name) for name in ("state", "kind"))
+        chosen = [
+            job
+            for job in reversed(vault.jobs.values())
+            if item in (None, job["item_name"])
+            and (not states or job["state"] in states)
+            and (not kinds or job["kind"] in kinds)
+            and (since is None or datetime.fromisoformat(job["created"]) >= since)
+            and (until is None or datetime.fromisoformat(job["created"]) < until)
+        ]
+        limit = min(limit, vault.page)
+        following = str(after + limit) if len(chosen) > after + limit else None
+        return {"jobs": chosen[after : after + limit], "next": following}
+
+    @app.get("/v1/jobs/limits")
+    def get_limits() -> JSON:
+        return vault.limits
+
+    @app.put("/v1/jobs/limits")
+    def set_limits(body: JSON) -> JSON:
+        vault.limits.update(body)
+        return vault.limits
+
+    @app.post("/v1/jobs/{name}/resume", status_code=202)
+    def resume(name: str, body: JSON) -> JSON:
+        one = job_of(name)
+        told = {"comment": body["comment"], "at": START.isoformat(), "prompt": one["waiting"]["prompt"]}
+        one.update(state="running", waiting=None, comments=[told])
+        return {"job": one}
 
     @app.get("/v1/jobs/{name}")
     async def job(name: str, wait: float = 0, version: int = 0) -> JSON:

@@ -18,6 +18,14 @@ LOOKS: list[tuple[list[str], set[str]]] = [
     (["site", "add", "home", "--provider", "qemu", "--path", "/srv/home"], {"site"}),
     (["machine", "list", "home"], {"machines"}),
     (["machine", "start", "home", "web1"], {"machine"}),
+    (["site", "show", "home"], {"site"}),
+    (["site", "set", "home", "--store", "file:///srv/points"], {"site"}),
+    (["site", "remove", "home", "--yes"], {"site"}),
+    (["item", "list"], {"items"}),
+    (["item", "list", "--deleted"], {"items"}),
+    (["item", "show", "web1"], {"item"}),
+    (["item", "set", "web1", "--cpus", "2"], {"item"}),
+    (["item", "purge", "old1", "--yes"], {"item"}),
     (["policy", "list"], {"policies"}),
     (
         ["policy", "create", "gold", "--rpo-threshold", "15m", "--retention", "24h", "--app-consistent", "1h"],
@@ -26,8 +34,13 @@ LOOKS: list[tuple[list[str], set[str]]] = [
     (["status"], {"vault", "items", "jobs"}),
     (["status", "web1"], {"vault", "item", "job"}),
     (["points", "web1"], {"points"}),
+    (["check"], {"checks"}),
+    (["check", "web1", "--last"], {"checks"}),
     (["job", "list"], {"jobs"}),
+    (["job", "limits"], {"limits"}),
     (["vault", "passphrase"], {"passphrase_confirmed"}),
+    (["vault", "backup"], {"backup"}),
+    (["vault", "backups"], {"backups", "keep", "sites"}),
 ]
 
 OPERATIONS: list[tuple[list[str], str, Any]] = [
@@ -45,7 +58,28 @@ OPERATIONS: list[tuple[list[str], str, Any]] = [
         {"point": "latest-processed", "shutdown": False},
     ),
     (["change-point", "web1", "--point", POINT, "-y"], "change-point", {"point": POINT}),
+    (
+        ["failover", "web1", "--planned", "--commit-policy", "auto-rollback", "--commit-after", "90m", "--yes"],
+        "failover",
+        {
+            "point": "latest",
+            "shutdown": True,
+            "planned": True,
+            "commit_policy": "auto-rollback",
+            "commit_after": 5400,
+        },
+    ),
+    (
+        ["failover", "web1", "--commit-policy", "auto-commit", "--yes"],
+        "failover",
+        {"point": "latest", "shutdown": True, "commit_policy": "auto-commit", "commit_after": 14400},
+    ),
     (["commit", "web1", "--yes"], "commit", {}),
+    (["commit", "web1", "--erase-points", "--yes"], "commit", {"erase_points": True}),
+    (["undo", "web1", "--yes"], "undo", {}),
+    (["complete-migration", "web1", "--yes"], "complete-migration", {}),
+    (["pause", "web1"], "pause", {}),
+    (["resume", "web1"], "resume", {}),
     (["reprotect", "web1"], "reprotect", {}),
     (["failback", "web1", "--yes"], "failback", {"point": "latest"}),
     (["resync", "web1"], "resync", {}),
@@ -119,6 +153,25 @@ def test_what_loses_or_ends_something_is_not_begun_where_nobody_can_be_asked(
     else:
         assert "cli.confirmation-needed" in answer.err
         assert "--yes" in answer.err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--planned", "--no-shutdown"],
+        ["--planned", "--point", "latest-processed"],
+        ["--commit-after", "4h"],
+        ["--commit-policy", "auto-commit", "--commit-after", "59s"],
+        ["--commit-policy", "auto-commit", "--commit-after", "8d"],
+        ["--commit-policy", "never"],
+    ],
+    ids=" ".join,
+)
+def test_a_failover_at_odds_with_itself_is_wrong_use(homeport: Homeport, vault: FakeVault, wrong: list[str]) -> None:
+    allow_everything(vault)
+    answer = homeport("failover", "web1", *wrong, "--yes")
+    assert answer.status == 2
+    assert vault.operations == []
 
 
 def test_protect_names_machine_sites_and_policy(homeport: Homeport, vault: FakeVault) -> None:

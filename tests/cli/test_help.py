@@ -15,10 +15,15 @@ from homeport.cli.app import ORDER, build
 from tests.cli.conftest import Homeport
 
 EXPECTED = {
-    *("up", "vault passphrase", "site add", "site list", "machine list", "machine start"),
-    *("policy create", "policy list"),
+    *("up", "vault passphrase", "vault backup", "vault backups", "vault restore", "vault rebuild"),
+    *("site add", "site list", "site show", "site set", "site remove"),
+    *("machine list", "machine start"),
+    *("policy create", "policy list", "policy show", "policy set", "policy remove", "policy profile"),
+    *("item list", "item show", "item set", "item purge"),
     *("protect", "point", "resync", "disable", "test-failover", "cleanup", "failover", "change-point", "commit"),
-    *("reprotect", "failback", "status", "points", "job list", "job show", "job cancel", "job restart"),
+    *("pause", "resume", "undo", "complete-migration"),
+    *("reprotect", "failback", "status", "points", "check", "job list", "job show", "job cancel", "job restart"),
+    *("job resume", "job export", "job limits"),
     *("store points", "store restore", "store verify", "store serve", "store info", "store machines", "store stats"),
     *("store export", "store copy", "store purge", "store key list", "store key add-file", "store key remove"),
     *("store key change-passphrase", "store key rotate", "store rebuild", "store compact", "store import"),

@@ -105,7 +105,7 @@ def test_no_is_an_answer(vault: FakeVault, state: Path) -> None:
 def test_what_the_vault_would_refuse_is_not_asked_about(vault: FakeVault, state: Path) -> None:
     with terminal(state, "failback", "web1") as at:
         assert at.end() == 1
-        assert "item.operation-not-allowed" in at.seen
+        assert "item.wrong-direction" in at.seen
         assert "Go on?" not in at.seen
     assert vault.operations == []
 

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from homeport.domain.operations import (
     Operation,
@@ -12,12 +11,16 @@ from homeport.domain.operations import (
     allowed_operations,
     require_allowed,
     transition,
+    way_back,
 )
-from homeport.domain.states import FAILED, IN_PROGRESS, OFFERS_POINTS, STEADY, Direction, State
+from homeport.domain.states import FAILED, IN_PROGRESS, OFFERS_POINTS, STEADY, Direction, State, offers_points
 
 states = st.sampled_from(State)
 directions = st.sampled_from(Direction)
 operations = st.sampled_from(Operation)
+
+IMPOSSIBLE = {(State.PROTECTED, Direction.REVERSE), (State.REVERSE_PROTECTED, Direction.FORWARD)}
+"""The steady state has a name of its own in either direction."""
 
 
 def test_every_state_is_steady_failed_in_progress_or_unprotected() -> None:
@@ -33,7 +36,7 @@ def test_nothing_is_allowed_while_a_job_runs(state: State, direction: Direction,
 
 @given(st.sampled_from(sorted(STEADY | FAILED)), directions)
 def test_there_is_a_way_on_from_every_state_without_a_job(state: State, direction: Direction) -> None:
-    assume((state, direction) != (State.PROTECTED, Direction.REVERSE))  # there it is called ReverseProtected
+    assume((state, direction) not in IMPOSSIBLE)
     assert allowed_operations(state, direction, has_points=True)
 
 
@@ -69,8 +72,9 @@ def test_a_refusal_names_what_is_allowed(op: Operation, state: State, direction:
 
 
 def test_the_lack_of_points_is_named_as_the_reason() -> None:
-    with pytest.raises(OperationNotAllowed, match="no recovery point yet"):
+    with pytest.raises(OperationNotAllowed, match="no recovery point yet") as refused:
         require_allowed(Operation.FAILOVER, State.PROTECTED, has_points=False)
+    assert refused.value.code == "item.no-points"
 
 
 @given(states, directions)
@@ -92,81 +96,70 @@ def test_a_report_shows_a_resync_and_takes_it_away_as_it_came(state: State, dire
     assert after_report(State.RESYNCING, Direction.REVERSE, "replicating", running=False) is State.REVERSE_PROTECTED
 
 
-class Life(RuleBasedStateMachine):
-    """An item through any sequence of operations and outcomes: invariants 1 to 4 and 6 of reference 2.5."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.state = transition(Operation.PROTECT, State.UNPROTECTED).done
-        self.direction = Direction.FORWARD
-        self.points = 1
-        self.replicating = True
-        self.test = False
-
-    @precondition(lambda self: self.replicating)
-    @rule()
-    def a_point_arrives(self) -> None:
-        self.points += 1
-
-    @precondition(lambda self: self.replicating)
-    @rule(phase=st.sampled_from(["replicating", "resyncing"]))
-    def a_report(self, phase: str) -> None:
-        self.state = after_report(self.state, self.direction, phase, running=False)
-
-    def allowed(self) -> tuple[Operation, ...]:
-        offered = self.points if self.state in OFFERS_POINTS else 0
-        return allowed_operations(self.state, self.direction, has_points=offered > 0)
-
-    @rule(op=operations, ends=st.sampled_from(["done", "failed", "cancelled"]))
-    def an_operation(self, op: Operation, ends: str) -> None:
-        if op not in self.allowed():
-            with pytest.raises(OperationNotAllowed):
-                offered = self.points if self.state in OFFERS_POINTS else 0
-                require_allowed(op, self.state, self.direction, has_points=offered > 0)
-            return
-        before = (self.points, self.replicating)
-        leads = transition(op, self.state, self.direction)
-        target = getattr(leads, ends)
-        if op in (Operation.FAILOVER, Operation.FAILBACK):
-            # Invariant 4: replication stops first, whatever comes of it; a cancel begins it again.
-            self.replicating = target in (State.PROTECTED, State.REVERSE_PROTECTED)
-        if op is Operation.CHANGE_POINT:
-            assert self.state is State.FAILOVER_COMMIT_PENDING  # invariant 3
-        if op in (Operation.TEST_FAILOVER, Operation.CLEANUP):
-            assert (self.points, self.replicating) == before  # invariant 2
-            self.test = target is State.TEST_FAILOVER_CLEANUP_PENDING
-        if op is Operation.COMMIT and ends == "done":
-            self.points = 0
-        if op is Operation.REPROTECT and ends == "done":
-            self.direction = Direction.REVERSE if self.direction is Direction.FORWARD else Direction.FORWARD
-            self.points, self.replicating = 1, True
-        if op is Operation.DISABLE and ends == "done":
-            self.__init__()  # type: ignore[misc]
-            return
-        if op is Operation.DISABLE:
-            self.replicating = False
-        self.state = target
-
-    @invariant()
-    def points_are_offered_in_their_states_only(self) -> None:
-        if self.state in (State.FAILOVER_COMMITTED, State.FAILBACK_COMMITTED):
-            assert self.points == 0 or self.state not in OFFERS_POINTS
-
-    @invariant()
-    def what_is_allowed_follows_from_the_state(self) -> None:
-        assert self.allowed() == self.allowed()
-
-    @invariant()
-    def a_test_is_cleaned_up_before_anything_else(self) -> None:
-        if self.test:
-            assert self.allowed() == (Operation.CLEANUP,)
-
-    @invariant()
-    def the_machine_that_runs_is_protected_or_it_shows(self) -> None:
-        if self.state in (State.PROTECTED, State.REVERSE_PROTECTED, State.RESYNCING):
-            assert self.replicating
-            assert self.points
+def test_a_resync_while_paused_does_not_end_the_pause() -> None:
+    for direction in Direction:
+        for phase in ("resyncing", "replicating"):
+            assert after_report(State.PAUSED, direction, phase, running=False) is State.PAUSED
 
 
-TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+@pytest.mark.parametrize("direction", list(Direction))
+def test_a_pause_leads_back_to_the_steady_state_of_its_direction(direction: Direction) -> None:
+    steady = State.PROTECTED if direction is Direction.FORWARD else State.REVERSE_PROTECTED
+    for state in (steady, State.RESYNCING):
+        paused = transition(Operation.PAUSE, state, direction)
+        assert (paused.during, paused.done, paused.failed) == (None, State.PAUSED, state)
+    assert transition(Operation.RESUME, State.PAUSED, direction).done is steady
+
+
+def test_a_test_failover_begun_while_paused_returns_there() -> None:
+    begun = transition(Operation.TEST_FAILOVER, State.PAUSED)
+    assert begun.cancelled is State.PAUSED
+    assert transition(Operation.CLEANUP, begun.done, paused=True).done is State.PAUSED
+    assert transition(Operation.CLEANUP, begun.done).done is State.PROTECTED
+
+
+def test_an_undo_that_failed_leaves_the_way_back_of_a_failover_that_failed() -> None:
+    failed = transition(Operation.UNDO, State.FAILOVER_COMMIT_PENDING).failed
+    assert way_back(Operation.UNDO, failed) is Operation.CANCEL_FAILOVER
+    assert transition(Operation.CANCEL_FAILOVER, failed).done is State.PROTECTED
+    assert way_back(Operation.UNDO, State.FAILOVER_COMMIT_PENDING) is None
+    assert way_back(Operation.COMMIT, failed) is None
+
+
+@given(states, st.booleans())
+def test_points_that_a_commit_keeps_are_offered_until_the_reprotect(state: State, kept: bool) -> None:
+    assert offers_points(state) == (state in OFFERS_POINTS)
+    assert offers_points(state, points_kept=kept) >= offers_points(state)
+    after_commit = {State.FAILOVER_COMMITTED, State.FAILBACK_COMMITTED, State.REPROTECT_FAILED}
+    if state in after_commit:
+        assert offers_points(state, points_kept=kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("operation", "state", "direction", "code"),
+    [
+        (Operation.FAILOVER, State.TEST_FAILOVER_CLEANUP_PENDING, Direction.FORWARD, "item.test-cleanup-pending"),
+        (Operation.REPROTECT, State.FAILOVER_COMMIT_PENDING, Direction.FORWARD, "item.commit-pending"),
+        (Operation.UNDO, State.FAILBACK_COMMIT_PENDING, Direction.REVERSE, "item.commit-pending"),
+        (Operation.POINT, State.PAUSED, Direction.REVERSE, "item.paused"),
+        (Operation.FAILBACK, State.FAILOVER_COMMITTED, Direction.FORWARD, "item.not-reprotected"),
+        (Operation.FAILOVER, State.REVERSE_PROTECTED, Direction.REVERSE, "item.wrong-direction"),
+        (Operation.FAILBACK, State.RESYNCING, Direction.FORWARD, "item.wrong-direction"),
+        (Operation.DISABLE, State.FAILBACK_FAILED, Direction.REVERSE, "item.last-operation-failed"),
+        (Operation.FAILOVER, State.MIGRATED, Direction.FORWARD, "item.migrated"),
+        (Operation.FAILOVER, State.COMMIT_IN_PROGRESS, Direction.FORWARD, "item.operation-running"),
+        (Operation.RESUME, State.PROTECTED, Direction.FORWARD, "item.operation-not-allowed"),
+    ],
+)
+def test_a_refusal_has_the_code_of_its_reason(
+    operation: Operation, state: State, direction: Direction, code: str
+) -> None:
+    with pytest.raises(OperationNotAllowed) as refused:
+        require_allowed(operation, state, direction)
+    assert refused.value.code == code
+
+
+def test_while_a_job_runs_that_is_the_reason() -> None:
+    with pytest.raises(OperationNotAllowed) as refused:
+        require_allowed(Operation.FAILOVER, State.PROTECTED, running=True)
+    assert refused.value.code == "item.operation-running"

@@ -31,8 +31,8 @@ def kept(points: list[PointInfo], retention: float, now: datetime = NOW) -> list
     return [point for point in points if point.id not in gone]
 
 
-ages = st.lists(st.floats(0, 20 * DAY), min_size=1, max_size=80, unique=True)
-retentions = st.sampled_from([0, HOUR, DAY, 3 * DAY, 7 * DAY, 15 * DAY])
+ages = st.lists(st.floats(0, 20 * DAY) | st.floats(0, 1000 * DAY), min_size=1, max_size=80, unique=True)
+retentions = st.sampled_from([0, HOUR, DAY, 3 * DAY, 7 * DAY, 15 * DAY, 60 * DAY, 3650 * DAY])
 
 
 def test_all_points_of_the_last_two_hours_are_kept_then_one_an_hour() -> None:
@@ -56,6 +56,14 @@ def test_fifteen_days_of_points_thin_out_by_the_tiers() -> None:
     assert 71 <= between(DAY, 7 * DAY) <= 73
     assert 47 <= between(7 * DAY, 15 * DAY) <= 49
     assert between(15 * DAY, 99 * DAY) == 0
+
+
+def test_beyond_fifteen_days_one_a_day_is_kept_then_one_a_week() -> None:
+    points = points_at(*range(0, 400 * DAY, 6 * HOUR))
+    ages = [(NOW - point.time).total_seconds() for point in kept(points, 365 * DAY)]
+    assert 74 <= len([age for age in ages if 15 * DAY < age <= 90 * DAY]) <= 76
+    assert 39 <= len([age for age in ages if 90 * DAY < age <= 365 * DAY]) <= 41
+    assert not [age for age in ages if age > 365 * DAY]
 
 
 def test_a_retention_of_nothing_keeps_the_newest_only() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from homeport.domain.choice import PointNotAvailable, choose_point, offered, offered_as
 from homeport.domain.health import Condition, Health, health, rpo_seconds
+from homeport.domain.limits import LIMITS, Profile
 from homeport.domain.points import Consistency, PointId, PointInfo
 from homeport.domain.policy import Policy, PolicyInvalid, failback_policy, validate
 from homeport.domain.states import FAILED, REPLICATES, State
@@ -24,23 +26,67 @@ def point(number: int, consistency: Consistency = Consistency.CRASH, *, hidden: 
     return PointInfo(PointId("00000000000000aa", number), NOW + timedelta(seconds=number), consistency, hidden=hidden)
 
 
+@pytest.mark.parametrize("profile", list(Profile))
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"name": "no spaces"}, "name"),
+        ({"name": "x" * 64}, "name"),
         ({"rpo_threshold": 59}, "RPO threshold"),
+        ({"rpo_threshold": 31 * DAY}, "RPO threshold"),
+        ({"rpo_critical": 899}, "critical RPO"),
+        ({"rpo_critical": 61 * DAY}, "critical RPO"),
         ({"retention": -1}, "retention"),
-        ({"retention": 15 * DAY + 1}, "retention"),
-        ({"app_consistent": HOUR - 1}, "app-consistent"),
-        ({"app_consistent": 13 * HOUR, "retention": 2 * DAY}, "app-consistent"),
+        ({"retention": 3650 * DAY + 1}, "retention"),
+        ({"app_consistent": 59}, "app-consistent"),
+        ({"app_consistent": 8 * DAY, "retention": 9 * DAY}, "app-consistent"),
         ({"app_consistent": 2 * HOUR, "retention": 2 * HOUR}, "less than the retention"),
         ({"interval": 0}, "interval"),
         ({"interval": 15 * MINUTE + 1}, "interval"),
     ],
 )
-def test_a_value_out_of_range_is_refused_by_name(change: dict[str, int], named: str) -> None:
-    with pytest.raises(PolicyInvalid, match=named):
-        validate(replace(GOOD, **change))
+def test_a_value_out_of_range_is_refused_by_name(change: dict[str, Any], named: str, profile: Profile) -> None:
+    validate(GOOD, profile)
+    with pytest.raises(PolicyInvalid, match=named) as refused:
+        validate(replace(GOOD, **change), profile)
+    assert [text for text in refused.value.details["problems"] if named in text]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"name": "web.tier"}, "name"),
+        ({"name": "9to5"}, "name"),
+        ({"name": "x" * 51}, "name"),
+        ({"retention": 15 * DAY + 1}, "0 to 15 days"),
+        ({"app_consistent": HOUR - 1}, "1 hour to 12 hours"),
+        ({"app_consistent": 13 * HOUR}, "app-consistent"),
+        ({"interval": 5 * MINUTE + 1}, "1 second to 5 minutes"),
+    ],
+)
+def test_the_strict_profile_has_the_limits_of_the_original(change: dict[str, Any], named: str) -> None:
+    policy = replace(GOOD, **{"retention": 15 * DAY, **change})
+    validate(policy)
+    with pytest.raises(PolicyInvalid, match=named) as refused:
+        validate(policy, Profile.STRICT)
+    assert "strict" in refused.value.cause
+
+
+def test_what_the_strict_profile_allows_is_allowed_by_the_default() -> None:
+    ours, theirs = LIMITS[Profile.DEFAULT], LIMITS[Profile.STRICT]
+    assert theirs.retention <= ours.retention
+    for wide, narrow in (
+        (ours.rpo_threshold, theirs.rpo_threshold),
+        (ours.app_consistent, theirs.app_consistent),
+        (ours.interval, theirs.interval),
+    ):
+        assert wide[0] <= narrow[0] <= narrow[1] <= wide[1]
+
+
+def test_the_second_threshold_is_twice_the_first_unless_it_is_given() -> None:
+    assert GOOD.critical == GOOD.to_json()["rpo_critical"] == 1800
+    assert replace(GOOD, rpo_threshold=60).critical == 120
+    assert replace(GOOD, rpo_critical=900).critical == 900
 
 
 def test_good_policies_and_the_failback_policies_made_from_them_are_valid() -> None:
@@ -115,8 +161,15 @@ WELL = Condition(State.PROTECTED, rpo=10, rpo_threshold=900, silence=1)
     ("condition", "expected", "reason"),
     [
         (WELL, Health.NORMAL, None),
-        (replace(WELL, rpo=901), Health.WARNING, "exceeds the threshold"),
-        (replace(WELL, rpo=1800), Health.CRITICAL, "exceeds the threshold"),
+        (replace(WELL, rpo=900), Health.NORMAL, None),
+        (replace(WELL, rpo=901), Health.WARNING, "RPO 901 s exceeds the warning threshold of 900 s"),
+        (replace(WELL, rpo=1800), Health.WARNING, "exceeds the warning threshold"),
+        (replace(WELL, rpo=1801), Health.CRITICAL, "exceeds the critical threshold of 1800 s"),
+        (replace(WELL, rpo=901, rpo_critical=900), Health.CRITICAL, "exceeds the critical threshold of 900 s"),
+        (replace(WELL, rpo=1801, rpo_critical=3600), Health.WARNING, "exceeds the warning threshold"),
+        (replace(WELL, state=State.PAUSED, silence=None, error="old"), Health.WARNING, "paused"),
+        (replace(WELL, state=State.PAUSED, rpo=1801), Health.CRITICAL, "exceeds the critical threshold"),
+        (replace(WELL, state=State.MIGRATED, rpo=9999), Health.NORMAL, None),
         (replace(WELL, silence=31), Health.CRITICAL, "not heard of for 31 s"),
         (replace(WELL, silence=None), Health.CRITICAL, "not heard of yet"),
         (replace(WELL, error="disk full"), Health.CRITICAL, "disk full"),

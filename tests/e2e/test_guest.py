@@ -83,14 +83,14 @@ def test_a_guest_survives_five_kills_of_homeport_on_its_round_trip(world: GuestW
     last = world.prove()
     world.take_point()
     world.kill_machine("a", WEB)
-    world.survive("failover", "failover.v1.start-machine:after", shutdown=False, point="latest-processed")
+    world.survive("failover", "failover.v2.start-machine:after", shutdown=False, point="latest-processed")
     world.prove(not_older_than=last)
-    world.survive("commit", "commit.v1.hide-points:after")
+    world.survive("commit", "commit.v2.drop-points:after", erase_points=True)
     world.survive("reprotect", "reprotect.v1.replicate:recorded")
     last = ask(world.url + "pause", 30).last
     world.survive("failback", "failback.v1.write-disks:after")
     world.prove(exactly=last)
-    world.survive("commit", "commit.v1.import-base:before")
+    world.survive("commit", "commit.v2.import-base:before")
     world.do("reprotect")
     world.prove(not_older_than=last)
     assert world.item()["state"] == "Protected"

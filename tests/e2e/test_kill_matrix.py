@@ -94,7 +94,7 @@ class Mortal(World):
     def last_death(self) -> None:
         """The end of the last operation may be seen a moment before Homeport dies of having recorded it."""
         assert self.process is not None
-        marker = self.state / f"fault-disable.v1.finish-{self.moment}"
+        marker = self.state / f"fault-disable.v2.finish-{self.moment}"
         if not marker.exists() or self.process.poll() is not None:
             assert self.process.wait(30) == -signal.SIGKILL, (self.folder / "up.txt").read_text()[-3000:]
             self.deaths += 1
@@ -115,17 +115,19 @@ def test_killed_at_every_step_every_operation_finishes(moment: Moment) -> None:
         first = world.hashes("a")
         assert world.point_hashes("b", point) == first
         world.do("resync")
+        world.do("pause")
+        world.do("resume")
         world.do("test-failover")
         assert world.hashes("b", f"{VM}-test") == first
         world.do("cleanup", notes="")
         assert not (world.b / f"{VM}-test").exists()
         world.scribble("a", 20)
         later = world.hashes("a")
-        world.do("failover")
+        world.do("failover", planned=True)
         assert world.hashes("b") == later
         world.do("change-point", point=point)
         assert world.hashes("b") == first
-        world.do("commit")
+        world.do("commit", erase_points=True)
         world.scribble("b", 20)
         world.do("reprotect")
         world.settled("ReverseProtected")
@@ -141,7 +143,17 @@ def test_killed_at_every_step_every_operation_finishes(moment: Moment) -> None:
         last = world.hashes("a")
         world.do("failover", shutdown=False, point="latest")
         assert world.hashes("b") == last
-        world.do("commit")
+        world.scribble("b", 20)
+        written = world.hashes("b")
+        kept = world.do("undo")["result"]["discarded"]
+        world.settled("Protected")
+        assert world.hashes("a") == last
+        assert world.point_hashes("b", kept["point"]) == written
+        world.do("disable", purge=True)
+        world.do("protect", machine=VM, **{"from": "a", "to": "b"}, policy="p")
+        world.do("failover")
+        world.do("complete-migration")
+        assert world.hashes("b") == last
         world.do("disable")
         world.last_death()
         died_at = {
@@ -161,6 +173,8 @@ def test_killed_at_every_step_every_operation_finishes(moment: Moment) -> None:
 NOT_ON_THIS_WAY = {
     "failback.v1.stop-replication",
     "failback.v1.fence-recovery-machine",
-    "failover.v1.remove-earlier",
+    "failover.v2.remove-earlier",
+    "undo.v1.restart-machine",
 }
-"""Steps of a failback whose recovery site is silent, and of a failover tried again from another point."""
+"""Steps of a failback whose recovery site is silent, of a failover tried again from another point, and of an undo that
+goes no further."""

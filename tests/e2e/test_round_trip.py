@@ -65,7 +65,7 @@ def test_the_round_trip_loses_and_changes_nothing(world: World) -> None:
     assert world.item()["state"] == "FailoverCommitPending"
     assert world.hashes("b") == before, "a planned failover loses nothing"
     assert world.image_hashes("a") == before
-    world.do("commit")
+    world.do("commit", erase_points=True)
     assert world.points() == []
     world.scribble("b", 25)
     job = world.do("reprotect")
@@ -272,7 +272,7 @@ def test_a_wrong_state_is_refused_with_what_is_allowed(world: World) -> None:
     with pytest.raises(Refused) as refused:
         world.start("failback")
     assert refused.value.status == 409
-    assert refused.value.problem["code"] == "item.operation-not-allowed"
+    assert refused.value.problem["code"] == "item.wrong-direction"
     assert "failover" in refused.value.problem["details"]["allowed_operations"]
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -124,6 +125,22 @@ def test_fences_outlast_a_restart(place: Place) -> None:
         place.do("points", fence=4, timeline=T1)
 
 
+def test_a_restored_vault_makes_the_site_refuse_the_one_before(place: Place) -> None:
+    place.do("prepare-timeline", fence=5, timeline=T1)
+    assert place.do("raise-fence", fence=1_795_000_000_000) == {}
+    with pytest.raises(StaleWork):
+        place.do("points", fence=6, timeline=T1)
+
+
+def test_an_item_is_described_where_it_has_points_and_nowhere_else(place: Place) -> None:
+    told = {"machine": {"name": "disks"}, "item": {"name": "disks"}}
+    place.twice("describe", description=told)
+    assert list(place.store.descriptions()) == []
+    place.do("prepare-timeline", timeline=T1, description={"name": "disks"})
+    place.twice("describe", description=told)
+    assert list(place.store.descriptions()) == [told, {"name": "disks"}]
+
+
 def test_an_unknown_kind_of_work_is_refused(place: Place) -> None:
     with pytest.raises(HomeportError) as refused:
         place.do("make-coffee")
@@ -155,6 +172,29 @@ def test_replication_and_a_planned_stop_asked_for_twice_do_no_harm(place: Place)
     assert ended["head"] == stopped["point"]
     place.twice("hide-points", timeline=T1, upto=1)
     assert all(PointId.parse(point["id"]).number > 1 for point in place.twice("points", timeline=T1)["points"])
+
+
+@pytest.mark.qemu
+def test_a_changed_policy_reaches_a_replication_that_runs_and_begins_none(place: Place) -> None:
+    def told(**changes: Any) -> dict[str, Any]:
+        return place.work.carry_out("renew-replication", {"item": "item", "timeline": T1, **changes}, quiet)
+
+    assert told(interval=1, policy_at="2026-01-01") == {"renewed": False}
+    assert "item" not in place.work._replications
+    place.site.start("disks", StartOptions())
+    place.replicate()
+    place.do("take-point", consistency="crash-consistent")
+    assert told(interval=1, app_consistent=0, retention=60, policy_at="2026-01-02") == {"renewed": True}
+    running = place.work._replications["item"]
+    assert (running.spec.interval, running.spec.retention) == (1, 60)
+    before = running.head
+    deadline = time.monotonic() + 30
+    while running.head == before:  # within the new interval, though the old one was an hour
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    told(interval=3600, app_consistent=0, retention=0, policy_at="2026-01-01")
+    assert running.spec.interval == 1, "what was read earlier and came later doesn't count"
+    assert told(timeline=T2, interval=5, policy_at="2026-01-03") == {"renewed": False}
 
 
 @pytest.mark.qemu
@@ -224,3 +264,109 @@ def test_a_machine_on_a_point_is_made_and_removed_once(place: Place) -> None:
     assert place.twice("remove-machine", vm="drill", test=True) == {}
     assert [machine.name for machine in place.site.machines()] == ["disks"]
     assert place.store.leases() == []
+
+
+@pytest.mark.qemu
+def test_replication_that_was_paused_ships_what_changed_since_and_no_more(place: Place) -> None:
+    place.site.start("disks", StartOptions())
+    place.write(0, os.urandom(MiB))
+    place.replicate()
+    place.do("take-point", consistency="crash-consistent")
+    place.write(5 * BLOCK, os.urandom(BLOCK))
+    place.do("stop-replication")
+    place.do("stop-replication", fence=place.fence)
+    place.write(9 * BLOCK, os.urandom(BLOCK))
+    place.replicate()
+    taken = place.do("take-point", consistency="crash-consistent")
+    assert read_point(place.store, PointId.parse(taken["point"]))["disk0"] == place.disk()
+    shipped = [point.logical_bytes for point in place.store.points(T1)][1:]
+    assert sum(shipped) == 2 * BLOCK
+    assert set(taken["found_by"].values()) <= {"tracking", "tracked", "extents"}
+
+
+def on_a_point(place: Place) -> str:
+    """A recovery machine called "copy", running; its point."""
+    place.site.start("disks", StartOptions())
+    place.write(0, os.urandom(MiB))
+    place.replicate()
+    place.do("take-point", consistency="crash-consistent")
+    place.write(0, os.urandom(BLOCK))
+    point: str = place.do("take-point", consistency="crash-consistent")["point"]
+    place.do("stop-replication")
+    like = place.site.machine("disks").to_json()
+    place.do("start-from-point", vm="copy", like=like, point=point, test=False)
+    return point
+
+
+def of_copy(place: Place) -> NbdClient:
+    return NbdClient(str(place.site.disks_socket("copy")), "disk0")
+
+
+@pytest.mark.qemu
+def test_what_a_recovery_machine_wrote_is_kept_and_dropped(place: Place) -> None:
+    point = on_a_point(place)
+    with contextlib.closing(of_copy(place)) as client:
+        client.write(7 * BLOCK, b"x" * BLOCK)
+        client.flush()
+        held = client.read(0, client.size)
+    assert place.twice("stop-machine", vm="copy", timeout=5) == {"gone": False, "notes": []}
+    assert place.site.machine("copy").power is Power.OFF
+    place.do("start-original", vm="copy", base=None)  # when nothing could be kept
+    assert place.site.machine("copy").power is Power.RUNNING
+    place.do("stop-machine", vm="copy", timeout=5)
+    kept = place.twice("import-base", vm="copy", timeline=T2, parent=point)
+    assert kept["bytes"] == BLOCK
+    place.twice("remove-machine", vm="copy", point=point, test=False)
+    assert read_point(place.store, PointId.parse(kept["point"]))["disk0"] == held
+    with pytest.raises(HomeportError) as refused:
+        place.do("drop-timeline", timeline=T1)
+    assert refused.value.code == "store.timeline-in-use"
+    place.twice("drop-timeline", timeline=T2)
+    assert place.store.timeline_ids() == [T1]
+    assert read_point(place.store, PointId.parse(point))["disk0"] == place.disk()
+    assert place.twice("stop-machine", vm="copy") == {"gone": True}
+
+
+@pytest.mark.qemu
+def test_a_machine_that_holds_its_disks_needs_no_points(place: Place) -> None:
+    on_a_point(place)
+    place.site.power_off("copy")
+    with pytest.raises(HomeportError) as refused:
+        place.do("hydrate", vm="copy")
+    assert refused.value.code == "migration.machine-off"
+    with pytest.raises(HomeportError) as refused:
+        place.do("forget", timelines=[T1])
+    assert refused.value.code == "store.in-use"
+    place.site.start("copy", StartOptions())
+    place.twice("hydrate", vm="copy")
+    assert place.store.leases() == []
+    assert not (place.own / "points" / "copy").exists()
+    place.do("forget", timelines=[T1])
+    assert place.store.timeline_ids() == []
+    place.site.power_off("copy")
+    place.site.start("copy", StartOptions())
+    with contextlib.closing(of_copy(place)) as client:
+        assert client.read(0, client.size) == place.disk()
+
+
+@pytest.mark.qemu
+def test_dropping_points_leaves_what_is_needed(place: Place) -> None:
+    point = on_a_point(place)
+    place.replicate()
+    for number in range(4):
+        place.write(number * BLOCK, os.urandom(BLOCK))
+        place.do("take-point", consistency="crash-consistent")
+    place.do("end-timeline", timeline=T1)
+    points = [str(each.id) for each in place.store.points(T1)]
+    number = points.index(point)
+    kept = points[number + 2]
+    upto = PointId.parse(points[-1]).number
+    place.do("drop-points", timelines={T1: upto, T2: 5}, keep=[kept])
+    again = place.do("drop-points", timelines={T1: upto}, keep=[kept])
+    assert again == {"dropped": 0}
+    assert place.store.points(T1) == []
+    left = [str(each.id) for each in place.store.points(T1, hidden=True)]
+    assert left == [point, kept, points[-1]]
+    with contextlib.closing(of_copy(place)) as client:
+        assert client.read(0, client.size) == read_point(place.store, PointId.parse(point))["disk0"]
+    assert read_point(place.store, PointId.parse(points[-1]))["disk0"] == place.disk()

@@ -32,7 +32,7 @@ def test_what_is_written_is_read_again(socket: str, command: list[str], export: 
         cpus=3,
         runner="storage-daemon",
         disks=(Disk("disk0", 5 * MiB, "raw", "a b.raw"), Disk("disk1", 0, "qcow2", "disk1.qcow2")),
-        nics=(Nic("52:54:00:00:00:01", "default", ("127.0.0.1:8080:80", "22:22")),),
+        nics=(Nic("52:54:00:00:00:01", "default", ("127.0.0.1:8080:80", "22:22"), "10.0.2.40"),),
         origin=Origin(
             PointId("0123456789abcdef", 4), PointService(socket, {"disk0": export, "disk1": "b"}, tuple(command)), True
         ),

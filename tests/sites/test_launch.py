@@ -62,6 +62,20 @@ def test_an_isolated_network_has_no_way_out_and_only_the_doors_asked_for() -> No
     assert netdev("n", connected((NIC,), None, ())[0]) == "user,id=n,restrict=off,hostfwd=tcp:127.0.0.1:8080-:80"
 
 
+@pytest.mark.parametrize(
+    ("ip", "said"),
+    [
+        ("10.0.5.40", ",net=10.0.5.0/24,host=10.0.5.2,dns=10.0.5.3,dhcpstart=10.0.5.40"),
+        ("10.0.5.2", ",net=10.0.5.0/24,host=10.0.5.3,dns=10.0.5.4,dhcpstart=10.0.5.2"),
+        ("10.0.5.255", ""),
+        ("fd00::7", ""),
+        ("", ""),
+    ],
+)
+def test_the_guest_gets_the_address_that_was_chosen(ip: str, said: str) -> None:
+    assert netdev("n", Nic("52:54:00:00:00:01", ip=ip)) == f"user,id=n,restrict=off{said}"
+
+
 def test_the_environment_decides_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(accelerator.OVERRIDE, "kvm")
     assert accelerator.choose(tmp_path).kind == "kvm"

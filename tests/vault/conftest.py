@@ -5,12 +5,42 @@ from pathlib import Path
 
 import pytest
 from fake_sites import World
+from postgres import Postgres
 from vault_process import LocalVault
+
+ON_BOTH = {"test_vault_api", "test_vault_round_trip"}
+"""Modules whose tests of a vault run on both databases."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "database" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rsplit(".", 1)[-1]
+        kinds = ["sqlite", "postgresql"] if module in ON_BOTH else ["sqlite"]
+        metafunc.parametrize("database", kinds, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    server = Postgres()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture
-def vault(tmp_path: Path) -> Iterator[LocalVault]:
-    served = LocalVault(tmp_path / "state")
+def database(request: pytest.FixtureRequest) -> str | None:
+    """What a vault is given to keep its rows in: the address of an empty database; None: SQLite."""
+    if request.param == "sqlite":
+        return None
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.prepared()
+
+
+@pytest.fixture
+def vault(tmp_path: Path, database: str | None) -> Iterator[LocalVault]:
+    served = LocalVault(tmp_path / "state", database=database)
     served.start()
     try:
         yield served

@@ -13,7 +13,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -38,6 +38,9 @@ class FakeMachine:
     before: str | None = None
     """What the retention drive would give back."""
     test: bool = False
+    like: Json | None = None
+    """What it was asked to be, where it was made from a point."""
+    hydrated: bool = False
 
 
 @dataclass
@@ -84,8 +87,16 @@ class FakeSite:
         self.error: Json | None = None
         self.incomplete_stops = 0
         """How many planned stops will not get the last changes out."""
+        self.facts: Json = {}
+        """What else it tells for checks."""
         self.produce = True
         """Whether a replication that began makes a first point."""
+        self.told: dict[str, Json] = {}
+        """What was described beside the points, by item."""
+        self.shredded: list[str] = []
+        """Machines whose keys were shredded here."""
+        self.networks: list[str] | None = None
+        """What the site tells of its networks."""
         self._fences: dict[str, int] = {}
         self._in_hand: set[str] = set()
         self._lock = threading.RLock()
@@ -242,8 +253,8 @@ class FakeSite:
             while alive.is_set() and not self.hold[kind].wait(0.1):
                 pass
         with self._lock:
-            if "item" in params:
-                if kind == "fence" and params["fence"] < self._fences.get(params["item"], 0):
+            if "item" in params and "fence" in params:
+                if kind in ("fence", "describe") and params["fence"] < self._fences.get(params["item"], 0):
                     raise HomeportError("superseded", code="work.superseded")
                 assert params["fence"] >= self._fences.get(params["item"], 0), "a fence went back"
                 self._fences[params["item"]] = params["fence"]
@@ -271,7 +282,22 @@ class FakeSite:
         return point
 
     def do_inventory(self, params: Json) -> Json:
-        return {"machines": [machine.to_json() for machine in self.descriptions.values()], "facts": {"fake": True}}
+        facts: Json = {"fake": True} if self.networks is None else {"fake": True, "networks": self.networks}
+        return {"machines": [machine.to_json() for machine in self.seen().values()], "facts": {**facts, **self.facts}}
+
+    def seen(self) -> dict[str, Machine]:
+        """What an inventory shows: the machines as they are now, those too that were made of recovery points."""
+        found = dict(self.descriptions)
+        for name, machine in self.machines.items():
+            likes = [site.descriptions[like] for site in self.world.sites.values() for like in site.descriptions]
+            like = next((like for like in likes if like.name == name.removesuffix("-test")), None)
+            if like is None and machine.like is not None:
+                like = Machine.from_json(machine.like)
+            if like is not None:
+                origin = {"origin": {"point": machine.made_from, "test": machine.test}} if machine.made_from else {}
+                power = Power.RUNNING if machine.running else Power.OFF
+                found[name] = replace(found.get(name, like), name=name, power=power, extra=origin)
+        return found
 
     def do_prepare_timeline(self, params: Json) -> Json:
         assert params["description"]["machine"]["uuid"] == params["machine"]
@@ -290,6 +316,13 @@ class FakeSite:
             if self.produce and max(timeline.points, default=0) == 0:
                 store.add_point(params["timeline"])
         return {}
+
+    def do_renew_replication(self, params: Json) -> Json:
+        running = self.replications.get(params["item"])
+        if running is None or running["timeline"] != params["timeline"]:
+            return {"renewed": False}
+        running.update(params)
+        return {"renewed": True}
 
     def do_stop_replication(self, params: Json) -> Json:
         self.replications.pop(params["item"], None)
@@ -350,6 +383,7 @@ class FakeSite:
         machine = self.machines.setdefault(params["vm"], FakeMachine(params["vm"], test=params["test"]))
         if machine.made_from is None:
             machine.content = machine.made_from = params["point"]
+            machine.like = params["like"]
         assert machine.made_from == params["point"], "a machine on another point was taken for it"
         machine.running = True
         return {"machine": {**params["like"], "name": params["vm"], "power": "running"}}
@@ -405,6 +439,53 @@ class FakeSite:
         machine.running, machine.fenced = True, None
         return {"machine": {"name": params["vm"]}}
 
+    def do_verify_point(self, params: Json) -> Json:
+        point = PointId.parse(params["point"])
+        assert point.number in self.timelines[point.timeline].points
+        assert params["disks"]
+        return {"point": params["point"], "disks": dict.fromkeys(params["disks"], 1), "objects": 3, "segments": 1}
+
+    def do_probe_store(self, params: Json) -> Json:
+        assert params["store"]
+        return {"free": 1 << 40}
+
+    def do_purge(self, params: Json) -> Json:
+        if self.in_use:
+            raise HomeportError("A machine needs them.", code="store.in-use")
+        for timeline in params["timelines"]:
+            self.timelines.pop(timeline, None)
+        if params["shred"]:
+            self.shredded.append(params["machine"])
+        return {"notes": []}
+
+    def do_drop_points(self, params: Json) -> Json:
+        for name, upto in params["timelines"].items():
+            timeline = self.timelines[name]
+            timeline.hidden_upto = max(timeline.hidden_upto, upto)
+            forks = {other.parent for other in self.timelines.values()}
+            for number in [number for number in timeline.points if number < upto]:
+                if not {f"{name}/{number}"} & (forks | set(params["keep"])):
+                    del timeline.points[number]
+        return {}
+
+    def do_drop_timeline(self, params: Json) -> Json:
+        name = params["timeline"]
+        assert not any((other.parent or "").startswith(name) for other in self.timelines.values())
+        self.timelines.pop(name, None)
+        return {}
+
+    def do_stop_machine(self, params: Json) -> Json:
+        machine = self.machines.get(params["vm"])
+        if machine is None:
+            return {"gone": True}
+        machine.running = False
+        return {"gone": False, "notes": []}
+
+    def do_hydrate(self, params: Json) -> Json:
+        self.machines[params["vm"]].hydrated = True
+        self.in_use = False
+        return {"bytes": 10}
+
     def do_hide_points(self, params: Json) -> Json:
         timeline = self.timelines[params["timeline"]]
         timeline.hidden_upto = max(timeline.hidden_upto, params["upto"])
@@ -416,6 +497,13 @@ class FakeSite:
             raise HomeportError("A machine needs them.", code="store.in-use")
         for timeline in params["timelines"]:
             self.timelines.pop(timeline, None)
+        return {}
+
+    def do_describe(self, params: Json) -> Json:
+        self.told[params["item"]] = params["description"]
+        return {}
+
+    def do_raise_fence(self, params: Json) -> Json:
         return {}
 
     def kinds(self) -> list[str]:

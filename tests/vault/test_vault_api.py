@@ -33,7 +33,8 @@ def test_the_api_describes_itself(world: World) -> None:
 
 
 def test_secrets_are_for_the_owner_only(vault: LocalVault) -> None:
-    for name in ("token", "vault-key.json", "passphrase", "vault.db", "workflows.db"):
+    databases = () if vault.database else ("vault.db", "workflows.db")
+    for name in ("token", "vault-key.json", "passphrase", *databases):
         assert (vault.state / name).stat().st_mode & 0o077 == 0, name
 
 
@@ -91,6 +92,7 @@ def test_sites_and_policies_are_made_once_and_checked(world: World) -> None:
         "app_consistent": 3600,
         "interval": 5,
         "generated": True,
+        "rpo_critical": 1800,
     }
     assert world.call("POST", "/policies", {"name": "gold"}, status=409)["code"] == "policy.exists"
     bad = world.call("POST", "/policies", {"name": "bad", "rpo_threshold": 1}, status=422)

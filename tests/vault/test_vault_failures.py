@@ -48,12 +48,14 @@ def until_at(world: World, job: str, step: str) -> None:
 def test_an_operation_in_the_wrong_state_is_refused_with_those_that_are_allowed(world: World) -> None:
     world.protected()
     answer = world.begin("failback", status=409)
-    assert answer["code"] == "item.operation-not-allowed"
-    assert answer["details"]["allowed_operations"] == ["test-failover", "failover", "resync", "point", "disable"]
+    assert answer["code"] == "item.wrong-direction"
+    allowed = ["test-failover", "failover", "resync", "point", "pause", "disable"]
+    assert answer["details"]["allowed_operations"] == allowed
     assert answer["cause"]
     assert answer["remedy"]
     world.run("test-failover")
     answer = world.begin("failover", status=409)
+    assert answer["code"] == "item.test-cleanup-pending"
     assert answer["details"]["allowed_operations"] == ["cleanup"]
 
 
@@ -179,7 +181,7 @@ def test_a_cancelled_failover_lets_the_original_go_on_in_a_fork(world: World) ->
     assert world.east.replications[item["id"]]["tracker_base"] == final
     assert len([point for point in world.points() if point["id"].startswith(before)]) == 4
     world.run("failover", {"point": world.points()[0]["id"]})
-    world.run("commit")
+    world.run("commit", {"erase_points": True})
     assert world.points() == []
 
 
@@ -191,7 +193,7 @@ def test_a_failover_cancelled_before_it_did_anything_changes_nothing(
     there, go_on = threading.Event(), threading.Event()
 
     def wait_here(state: Path, workflow: str, step: str, moment: str) -> None:
-        if (workflow, step, moment) == ("failover.v1", "planned-stop", "before"):
+        if (workflow, step, moment) == ("failover.v2", "planned-stop", "before"):
             there.set()
             go_on.wait(20)
 
@@ -345,7 +347,7 @@ def test_a_failback_that_can_not_undo_itself_is_undone_later(world: World) -> No
     world.east.fail = {"write-disks": 1, "rollback-disks": 1}
     failed = world.run("failback", ends="failed")
     world.expect("FailbackFailed", allowed_operations=["failback"])
-    assert world.begin("disable", status=409)["code"] == "item.operation-not-allowed"
+    assert world.begin("disable", status=409)["code"] == "item.last-operation-failed"
     assert failed["allowed"] == ["cancel", "restart"]
     back = world.call("POST", f"/jobs/{failed['id']}/cancel", status=202)["job"]
     assert back["kind"] == "cancel-failback"
@@ -471,7 +473,7 @@ def test_disabling_takes_a_fence_back_that_was_not_given(world: World) -> None:
     world.run("failover", {"point": "latest-processed"})
     world.run("commit")
     done = world.run("disable")
-    assert any("recovery points at site 'west' stay" in note for note in done["result"]["notes"])
+    assert done["result"]["points_kept_until"]
     assert world.west.timelines != {}
     world.east.begin()
     world.call("GET", "/sites/east/machines", refresh=True)
@@ -481,8 +483,8 @@ def test_disabling_takes_a_fence_back_that_was_not_given(world: World) -> None:
 def test_points_that_a_machine_needs_stay_and_the_note_says_so(world: World) -> None:
     world.protected()
     world.west.in_use = True
-    done = world.run("disable")
-    assert "recovery points at site 'west' stay" in done["result"]["notes"][0]
+    done = world.run("disable", {"purge": True})
+    assert "Recovery points stay" in done["result"]["notes"][0]
     assert "store.in-use" in done["result"]["notes"][0]
     assert world.call("GET", "/items")["items"] == []
 
@@ -592,8 +594,8 @@ def test_a_way_back_ends_only_when_replication_runs(world: World) -> None:
 def test_a_commit_that_fails_is_repeated_without_asking_for_what_is_gone(world: World) -> None:
     to_reverse(world)
     world.run("failback")
-    world.east.fail["hide-points"] = 1
-    failed = world.run("commit", ends="failed")
+    world.east.fail["drop-points"] = 1
+    failed = world.run("commit", {"erase_points": True}, ends="failed")
     world.expect("FailbackCommitPending", allowed_operations=["commit"])
     assert "web" not in world.west.machines
     done = world.wait(world.call("POST", f"/jobs/{failed['id']}/restart", status=202)["job"]["id"])
@@ -606,11 +608,11 @@ def test_a_commit_that_fails_is_repeated_without_asking_for_what_is_gone(world: 
 def test_a_commit_is_not_cancelled(world: World) -> None:
     world.protected()
     world.run("failover")
-    there = entered(world, "hide-points", "west")
-    job = world.begin("commit")["id"]
+    there = entered(world, "drop-points", "west")
+    job = world.begin("commit", {"erase_points": True})["id"]
     assert there.wait(20)
     assert world.call("POST", f"/jobs/{job}/cancel", status=409)["code"] == "job.not-cancellable"
-    release(world, "hide-points", "west")
+    release(world, "drop-points", "west")
     assert world.wait(job)["state"] == "succeeded"
     assert world.call("POST", f"/jobs/{job}/restart", status=409)["code"] == "job.not-restartable"
 
@@ -621,7 +623,7 @@ def test_disable_works_with_both_sites_gone(world: World) -> None:
     world.west.die()
     world.until(lambda: not any(site["connected"] for site in world.call("GET", "/sites")["sites"]))
     done = world.run("disable")
-    assert len(done["result"]["notes"]) == 3
+    assert len(done["result"]["notes"]) == 4
     assert world.call("GET", "/items")["items"] == []
     assert world.call("GET", f"/items/{done['item']}")["state"] == "Unprotected"
 

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from fake_sites import World
+from postgres import Postgres
 from vault_process import KillableVault
 
 from homeport.vault import faults
@@ -22,7 +23,7 @@ from homeport.vault.app import create_vault
 from homeport.vault.steps import recorded_steps
 
 # Disabling does each of its parts as well as it can: only a fault of our own code makes it fail.
-NEVER_REACHED = {("disable.v1", "fail")}
+NEVER_REACHED = {("disable.v2", "fail")}
 
 MATRIX = [step for step in recorded_steps() if step not in NEVER_REACHED]
 
@@ -132,6 +133,23 @@ def the_trip(world: World) -> None:
     east.phase = "replicating"
     world.until(lambda: world.item()["state"] == "Protected")
 
+    east.fail["stop-replication"] = 1
+    failed = operator.run("pause", "failed")
+    world.expect("Protected")
+    operator.restart(failed)
+    world.expect("Paused")
+    assert east.replications == {}
+    east.fail["replicate"] = 1
+    failed = operator.run("resume", "failed")
+    world.expect("Paused")
+    operator.restart(failed)
+    world.expect("Protected")
+    assert len(east.replications) == 1
+
+    east.incomplete_stops = 1
+    operator.run("failover", "failed", planned=True)
+    world.expect("Protected", active_site="east")
+    assert east.machines["web"].running
     operator.cancel_within("failover", "start-from-point", "west")
     world.expect("Protected", active_site="east")
     assert east.machines["web"].running
@@ -158,8 +176,19 @@ def the_trip(world: World) -> None:
     operator.run("change-point", point=oldest)
     assert west.machines["web"].content == oldest
 
-    west.fail["hide-points"] = 1
-    failed = operator.run("commit", "failed")
+    west.fail["stop-machine"] = 1
+    failed = operator.run("undo", "failed")
+    world.expect("FailoverCommitPending", active_site="west")
+    assert west.machines["web"].running
+    done = operator.restart(failed)
+    world.expect("Protected", active_site="east")
+    assert done["result"]["discarded"]["timeline"] in west.timelines
+    assert east.machines["web"].running
+    assert "web" not in west.machines
+
+    operator.run("failover")
+    west.fail["drop-points"] = 1
+    failed = operator.run("commit", "failed", erase_points=True)
     operator.restart(failed)
     world.expect("FailoverCommitted")
     assert world.points() == []
@@ -202,18 +231,30 @@ def the_trip(world: World) -> None:
     operator.run("reprotect")
     item = world.expect("Protected", direction="forward", active_site="east", job=None)
     assert east.replications[item["id"]]["tracker_base"] == done["result"]["point"]
-    operator.run("disable")
+    operator.run("disable", purge=True)
     assert world.call("GET", "/items")["items"] == []
     assert west.timelines == {}
     assert east.timelines == {}
 
+    operator.wait(operator.protect())
+    operator.run("failover")
+    west.fail["hydrate"] = 1
+    failed = operator.run("complete-migration", "failed")
+    world.expect("MigrationFailed")
+    operator.restart(failed)
+    world.expect("Migrated", active_site="west")
+    operator.run("disable")
+    assert west.machines["web"].running
+    assert west.timelines == {}
+    assert east.timelines == {}
 
-def make_trip(state: Path, moment: str, steps: list[tuple[str, str]]) -> set[str]:
+
+def make_trip(state: Path, moment: str, steps: list[tuple[str, str]], database: str | None = None) -> set[str]:
     """The names of the faults that struck."""
     names = {f"{workflow}.{step}:{moment}" for workflow, step in steps}
-    create_vault(state).close()
+    create_vault(state, database=database).close()
     token = (state / "token").read_text().strip()
-    vault = KillableVault(state, ",".join(names))
+    vault = KillableVault(state, ",".join(names), database)
     vault.start()
     world = World(vault.url, token)
     try:
@@ -237,3 +278,10 @@ def test_killed_at_any_step_every_operation_ends_as_it_should(tmp_path: Path) ->
     for moment, names in struck.items():
         missed = {f"{workflow}.{step}:{moment}" for workflow, step in MATRIX} - names
         assert not missed, f"the trip never came to {sorted(missed)}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_after_any_step_on_postgresql(tmp_path: Path, postgres: Postgres) -> None:
+    struck = make_trip(tmp_path / "state", "after", MATRIX, postgres.prepared())
+    assert struck == {f"{workflow}.{step}:after" for workflow, step in MATRIX}

@@ -21,7 +21,17 @@ from tests.ports import free_port
 log = structlog.get_logger(__name__)
 
 QUICK = Timeouts(
-    silence=8, gone=3, shut_down=5, planned_stop=10, take_point=5, stop_replication=2, inventory=5, forget=3, resumed=6
+    silence=8,
+    gone=3,
+    shut_down=5,
+    planned_stop=10,
+    take_point=5,
+    stop_replication=2,
+    inventory=5,
+    forget=3,
+    resumed=6,
+    timers=0.2,
+    timer_retry=1,
 )
 
 
@@ -47,14 +57,15 @@ def wait_until_served(url: str, seconds: float = 30) -> None:
 class LocalVault:
     """In this process."""
 
-    def __init__(self, state: Path, timeouts: Timeouts = QUICK) -> None:
+    def __init__(self, state: Path, timeouts: Timeouts = QUICK, database: str | None = None) -> None:
+        self.database = database
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.state = state
         self.timeouts = timeouts
 
     def start(self) -> None:
-        self.vault = create_vault(self.state, timeouts=self.timeouts)
+        self.vault = create_vault(self.state, database=self.database, timeouts=self.timeouts)
         self.vault.start()
         self.server = server_for(self.vault, self.port)
         self.thread = threading.Thread(target=self.server.run, name="vault-api")
@@ -68,13 +79,13 @@ class LocalVault:
         self.vault.stop()
 
 
-def serve(state: str, port: int, faults: str) -> None:
+def serve(state: str, port: int, faults: str, database: str | None, timeouts: Timeouts) -> None:
     """The main function of a vault's own process."""
     os.dup2(os.open(Path(state) / "vault.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
     os.environ["HOMEPORT_FAULT"] = faults
     # Recovery goes through the workflow library's internal queue, which is polled each second: too slow for 200 kills.
     _get_or_create_dbos_registry().get_internal_queue()._polling_interval_sec = 0.1
-    vault = create_vault(Path(state), timeouts=QUICK)
+    vault = create_vault(Path(state), database=database, timeouts=timeouts)
     vault.start()
     server_for(vault, port).run()
     vault.stop()
@@ -97,7 +108,18 @@ _context.set_forkserver_preload(
 class KillableVault:
     """In a process of its own, forked from one that has imported everything, so that a start costs little."""
 
-    def __init__(self, state: Path, faults: str = "") -> None:
+    def __init__(
+        self,
+        state: Path,
+        faults: str = "",
+        database: str | None = None,
+        timeouts: Timeouts = QUICK,
+        again: bool = True,
+    ) -> None:
+        self.database = database
+        self.timeouts = timeouts
+        self.again = again
+        """Whether it is started again when it is killed."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.state = state
@@ -110,12 +132,15 @@ class KillableVault:
     def start(self) -> None:
         """Starts it, and again whenever a fault point killed it."""
         self._begin()
-        self._keeper = threading.Thread(target=self._keep, name="vault-keeper")
-        self._keeper.start()
+        if self.again:
+            self._keeper = threading.Thread(target=self._keep, name="vault-keeper")
+            self._keeper.start()
         wait_until_served(self.url)
 
     def _begin(self) -> None:
-        self._process = _context.Process(target=serve, args=(str(self.state), self.port, self.faults))
+        self._process = _context.Process(
+            target=serve, args=(str(self.state), self.port, self.faults, self.database, self.timeouts)
+        )
         self._process.start()
 
     def _keep(self) -> None:
@@ -136,6 +161,17 @@ class KillableVault:
     def kill(self) -> None:
         assert self._process is not None
         self._process.kill()
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def exit_code(self, seconds: float) -> int | None:
+        """How it ended; None: it did not in this time."""
+        assert self._process is not None
+        self._process.join(seconds)
+        return self._process.exitcode
 
     def stop(self) -> None:
         self._stopped.set()

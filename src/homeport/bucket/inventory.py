@@ -9,11 +9,19 @@ from typing import Any
 from homeport.store.objects import Objects
 
 KINDS = (
-    *("vault", "key", "description", "lease"),
+    *("vault", "vault-backup", "key", "description", "lease"),
     *("timeline", "epoch", "fold", "point", "part", "segment", "thin", "layer", "hide", "boundary", "digests"),
     *("probe", "staging", "unknown"),
 )
 """In this order they are shown. ``probe`` and ``staging`` are garbage of what died."""
+
+_OUTSIDE = (
+    ("vault/", "vault"),
+    ("vault-backups/", "vault-backup"),
+    ("probe/", "probe"),
+    (".homeport-staging/", "staging"),
+)
+"""What lies outside of machines, by how its keys begin."""
 
 _MACHINE = re.compile(r"machines/([^/]+)/(?:(key|description|lease)/|t/([0-9a-f]{16})/([a-z]+)(?:/|$))")
 
@@ -84,7 +92,7 @@ def place_of(key: str) -> tuple[str | None, str | None, str]:
             return key.split("/")[1], None, "unknown"
         kind = match[2] or match[4]
         return match[1], match[3], kind if kind in KINDS else "unknown"
-    for start, kind in (("vault/", "vault"), ("probe/", "probe"), (".homeport-staging/", "staging")):
+    for start, kind in _OUTSIDE:
         if key.startswith(start):
             return None, None, kind
     return None, None, "unknown"

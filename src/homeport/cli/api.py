@@ -20,6 +20,7 @@ class Site(TypedDict, total=False):
     name: str
     provider: str
     path: str
+    store: str | None
     connected: bool
     last_seen: str | None
     facts: dict[str, Any]
@@ -41,9 +42,11 @@ class Machine(TypedDict, total=False):
 class Policy(TypedDict, total=False):
     name: str
     rpo_threshold: int
+    rpo_critical: int | None
     retention: int
     app_consistent: int
     interval: int
+    generated: bool
 
 
 class Progress(TypedDict, total=False):
@@ -59,6 +62,22 @@ class Replication(TypedDict, total=False):
     error: dict[str, Any] | None
     crossed: dict[str, int] | None
 
+
+DeletedItem = TypedDict(
+    "DeletedItem",
+    {
+        "id": str,
+        "name": str,
+        "machine": str,
+        "from": str,
+        "to": str,
+        "removed": str,
+        "purge_at": str | None,
+        "points": int,
+        "waiting": list[str] | None,
+    },
+    total=False,
+)
 
 Item = TypedDict(
     "Item",
@@ -82,7 +101,10 @@ Item = TypedDict(
         "allowed_operations": list[str],
         "job": str | None,
         "recovery_machine": Any,
+        "target": dict[str, Any],
+        "target_machine": dict[str, Any],
         "failover_point": Any,
+        "commit_policy": dict[str, Any] | None,
         "created": str,
     },
     total=False,
@@ -113,9 +135,30 @@ class Task(TypedDict, total=False):
     error: dict[str, Any] | None
 
 
+class Waiting(TypedDict):
+    """What a job asks of the operator."""
+
+    step: str
+    prompt: str
+    since: str
+
+
+class Comment(TypedDict):
+    """What an operator answered to a job that waited."""
+
+    comment: str
+    at: str
+    prompt: str
+
+
 class Job(TypedDict, total=False):
     id: str
     kind: str
+    type: str
+    display_name: str
+    status: str
+    activity: str
+    target: dict[str, str]
     item: str | None
     item_name: str | None
     state: str
@@ -125,8 +168,53 @@ class Job(TypedDict, total=False):
     ended: str | None
     tasks: list[Task]
     error: dict[str, Any] | None
+    errors: list[dict[str, Any]]
     result: Any
+    queued_because: dict[str, Any] | None
+    waiting: Waiting | None
+    comments: list[Comment]
     allowed: list[str]
+
+
+class Limits(TypedDict):
+    """Jobs at work at one site at once."""
+
+    data_moving: int
+    failovers: int
+
+
+class Finding(TypedDict, total=False):
+    """``severity``: error, warning or info. ``unknown``: a fact is missing, so that the check could not be made."""
+
+    code: str
+    name: str
+    severity: str
+    title: str
+    found: str
+    expected: str
+    causes: list[str]
+    remedy: str
+    unknown: bool
+
+
+class Findings(TypedDict, total=False):
+    """Of one item, the worst first. ``at``, ``due``: the last look and the next; ``before``: the operation, where they
+    were asked for before one."""
+
+    item: str
+    item_name: str
+    at: str | None
+    due: str | None
+    before: str
+    findings: list[Finding]
+
+
+class Event(TypedDict):
+    """``kind``: "ready", "job" or "item"; ``shown``: the whole Job or Item; ``id``: to go on after it."""
+
+    id: str
+    kind: str
+    shown: dict[str, Any]
 
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})

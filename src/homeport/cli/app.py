@@ -9,17 +9,31 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from homeport.cli import jobs, lessons, operations, points, policies, protect, sites, status, store_commands, up, vault
+from homeport.cli import (
+    checks,
+    items,
+    jobs,
+    lessons,
+    operations,
+    points,
+    policies,
+    protect,
+    sites,
+    status,
+    store_commands,
+    up,
+    vault,
+)
 from homeport.cli.errors import FAILED, WRONG_USE, Interrupted, WrongUse, exit_status, report, system_error
 from homeport.domain.errors import HomeportError
 
 ORDER = (
     *("up", "vault", "site", "machine", "policy"),
-    *("protect", "point", "resync", "disable"),
+    *("protect", "item", "point", "resync", "pause", "resume", "disable"),
     *("test-failover", "cleanup"),
-    *("failover", "change-point", "commit"),
+    *("failover", "change-point", "commit", "undo", "complete-migration"),
     *("reprotect", "failback"),
-    *("status", "points", "job"),
+    *("status", "points", "check", "job"),
     "store",
 )
 
@@ -64,7 +78,7 @@ def build() -> typer.Typer:
     ) -> None:
         """Options of `homeport` itself."""
 
-    for part in (up, vault, sites, policies, protect, operations, points, status, jobs, store_commands):
+    for part in (up, vault, sites, policies, protect, items, operations, points, status, checks, jobs, store_commands):
         part.register(app)
     return app
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -11,14 +15,31 @@ from urllib.parse import quote
 
 import httpx
 
-from homeport.cli.api import Item, Job, Machine, Point, Policy, Site, VaultInfo
+from homeport.cli.api import DeletedItem, Event, Findings, Item, Job, Limits, Machine, Point, Policy, Site, VaultInfo
 from homeport.cli.errors import BadAnswer, TokenUnreadable, VaultFailing, VaultNotRunning, VaultRefused
 
 ANSWER_WITHIN = 60.0
 """Seconds the vault may take for an answer, beyond the time it was asked to wait: it may ask a site first."""
 
+PROBE_WITHIN = 120.0
+"""Seconds more for trying a store out."""
+
 CONNECT_WITHIN = 10.0
 """Seconds."""
+
+LOST_FOR = 20.0
+"""Seconds for which a request whose answer was lost is asked again."""
+
+AGAIN_AFTER = 0.5
+"""Seconds between two such tries."""
+
+SILENT_FOR = 45.0
+"""Seconds without a word (a heartbeat comes every 15) after which events are no longer waited for."""
+
+PAGE = 200
+"""Entries asked for at once."""
+
+_ANSWER_LOST = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 
 
 def find_state(state: Path | None) -> Path:
@@ -73,24 +94,61 @@ class VaultClient:
     # -- asking ------------------------------------------------------------------------------------------------------
 
     def _ask(
-        self, method: str, path: str, *, body: Mapping[str, Any] | None = None, wait: float = 0, **query: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        wait: float = 0,
+        headers: Mapping[str, str] | None = None,
+        more: float = 0,
+        **query: Any,
     ) -> dict[str, Any]:
+        """``wait``: seconds that the vault is asked to wait for news; ``more``: that this answer may take beyond
+        others'."""
         asked = {name: _in_query(value) for name, value in query.items() if value is not None}
         if wait:
             asked["wait"] = str(wait)
-        try:
-            answer = self._http.request(
-                method,
-                path,
-                json=body,
-                params=asked,
-                timeout=httpx.Timeout(ANSWER_WITHIN + wait, connect=CONNECT_WITHIN),
-            )
-        except (httpx.TransportError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise VaultNotRunning(
-                f"the vault at {self.url} doesn't answer ({error or type(error).__name__})", url=self.url
-            ) from error
-        return _read(answer, self.url)
+        headers = dict(headers or {})
+        if method == "POST":
+            headers["Idempotency-Key"] = uuid.uuid4().hex
+        deadline: float | None = None
+        while True:
+            try:
+                answer = self._http.request(
+                    method,
+                    path,
+                    json=body,
+                    params=asked,
+                    headers=headers,
+                    timeout=httpx.Timeout(ANSWER_WITHIN + wait + more, connect=CONNECT_WITHIN),
+                )
+                if deadline is not None and time.monotonic() < deadline and _in_progress(answer):
+                    time.sleep(AGAIN_AFTER)
+                    continue
+                return _read(answer, self.url)
+            except (httpx.TransportError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+                # A POST may have had its effect though no answer came: asked again under its key, it has it once.
+                lost = method == "POST" and (deadline is not None or isinstance(error, _ANSWER_LOST))
+                if deadline is None:
+                    deadline = time.monotonic() + LOST_FOR
+                if not lost or time.monotonic() > deadline:
+                    raise VaultNotRunning(
+                        f"the vault at {self.url} doesn't answer ({error or type(error).__name__})", url=self.url
+                    ) from error
+                time.sleep(AGAIN_AFTER)
+
+    def _pages(self, path: str, of: str, *, limit: int | None = None, **query: Any) -> Iterator[dict[str, Any]]:
+        """The entries of a list, page after page; ``limit``: at most so many in all."""
+        left, after = limit, None
+        while left is None or left > 0:
+            size = PAGE if left is None else min(left, PAGE)
+            answer = self._get(path, limit=size, after=after, **query)
+            yield from answer[of]
+            after = answer.get("next")
+            if after is None:
+                return
+            left = None if left is None else left - len(answer[of])
 
     def _get(self, path: str, *, wait: float = 0, **query: Any) -> dict[str, Any]:
         return self._ask("GET", path, wait=wait, **query)
@@ -106,6 +164,13 @@ class VaultClient:
     def confirm_passphrase(self, passphrase: str) -> dict[str, Any]:
         return self._post("/v1/vault/passphrase/confirm", {"passphrase": passphrase})
 
+    def back_up(self, sites: list[str] | None, keep: int | None) -> dict[str, Any]:
+        """A backup of the vault to its sites' stores (None: all): what came of it, per site."""
+        return self._post("/v1/vault/backups", {"sites": sites, "keep": keep})
+
+    def backups(self) -> dict[str, Any]:
+        return self._get("/v1/vault/backups")
+
     def sites(self) -> list[Site]:
         return list(self._get("/v1/sites")["sites"])
 
@@ -113,6 +178,16 @@ class VaultClient:
         answer = self._post("/v1/sites", {"name": name, "provider": provider, "path": path})
         site: Site = answer.get("site", answer)
         return site
+
+    def site(self, site: str) -> Site:
+        return cast(Site, self._get(f"/v1/sites/{_part(site)}"))
+
+    def set_site(self, site: str, store: str | None) -> Site:
+        """The store is probed by the site first, which may take a while."""
+        return cast(Site, self._ask("PATCH", f"/v1/sites/{_part(site)}", body={"store": store}, more=PROBE_WITHIN))
+
+    def remove_site(self, site: str) -> Site:
+        return cast(Site, self._ask("DELETE", f"/v1/sites/{_part(site)}"))
 
     def machines(self, site: str, *, refresh: bool = True) -> list[Machine]:
         return list(self._get(f"/v1/sites/{_part(site)}/machines", refresh=refresh)["machines"])
@@ -129,6 +204,21 @@ class VaultClient:
         created: Policy = answer.get("policy", answer)
         return created
 
+    def policy(self, name: str) -> Policy:
+        return cast(Policy, self._get(f"/v1/policies/{_part(name)}"))
+
+    def change_policy(self, name: str, changes: Policy) -> Policy:
+        return cast(Policy, self._ask("PATCH", f"/v1/policies/{_part(name)}", body=changes))
+
+    def remove_policy(self, name: str) -> Policy:
+        return cast(Policy, self._ask("DELETE", f"/v1/policies/{_part(name)}"))
+
+    def profile(self) -> str:
+        return str(self._get("/v1/profile")["profile"])
+
+    def set_profile(self, profile: str) -> str:
+        return str(self._ask("PUT", "/v1/profile", body={"profile": profile})["profile"])
+
     # -- replicated items --------------------------------------------------------------------------------------------
 
     def items(self) -> list[Item]:
@@ -138,12 +228,33 @@ class VaultClient:
         answer = self._get(f"/v1/items/{_part(item)}")
         return cast(Item, answer["item"] if isinstance(answer.get("item"), dict) else answer)
 
-    def protect(self, machine: str, source: str, target: str, policy: str) -> str:
-        """Returns the id of the job."""
-        return _job_id(self._post("/v1/items", {"machine": machine, "from": source, "to": target, "policy": policy}))
+    def protect(
+        self, machine: str, source: str, target: str, policy: str, properties: Mapping[str, Any] | None = None
+    ) -> str:
+        """``properties``: of the machine where it is recovered. Returns the id of the job."""
+        named = {"machine": machine, "from": source, "to": target, "policy": policy}
+        return _job_id(self._post("/v1/items", {**named, **(properties or {})}))
+
+    def change_item(self, item: str, changes: Mapping[str, Any]) -> Item:
+        """``changes``: properties and policy; None: as at the machine's own site."""
+        return cast(Item, self._ask("PATCH", f"/v1/items/{_part(item)}", body=changes))
+
+    def deleted_items(self) -> list[DeletedItem]:
+        return list(self._get("/v1/items/deleted")["items"])
+
+    def purge_deleted(self, item: str) -> DeletedItem:
+        return cast(DeletedItem, self._post(f"/v1/items/deleted/{_part(item)}/purge")["item"])
 
     def points(self, item: str) -> list[Point]:
         return list(self._get(f"/v1/items/{_part(item)}/points")["points"])
+
+    def checks(self, item: str) -> Findings:
+        """What the last look of the checks found."""
+        return cast(Findings, self._get(f"/v1/items/{_part(item)}/checks"))
+
+    def run_checks(self, item: str, *, before: str | None = None) -> Findings:
+        """A look now, with fresh facts; ``before``: as before that operation."""
+        return cast(Findings, self._ask("POST", f"/v1/items/{_part(item)}/checks", before=before))
 
     def operate(self, item: str, operation: str, inputs: Mapping[str, Any]) -> str:
         """Begin an operation; returns the id of its job."""
@@ -151,8 +262,28 @@ class VaultClient:
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
-    def jobs(self, *, item: str | None = None, state: str | None = None) -> list[Job]:
-        return list(self._get("/v1/jobs", item=item, state=state)["jobs"])
+    def jobs(
+        self,
+        *,
+        item: str | None = None,
+        states: Sequence[str] = (),
+        kinds: Sequence[str] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+    ) -> list[Job]:
+        """The newest first; ``since``, ``until``: when they were created. Without ``limit``, all."""
+        found = self._pages(
+            "/v1/jobs",
+            "jobs",
+            limit=limit,
+            item=item,
+            state=list(states) or None,
+            kind=list(kinds) or None,
+            since=since.isoformat() if since else None,
+            until=until.isoformat() if until else None,
+        )
+        return [cast(Job, job) for job in found]
 
     def job(self, job: str, *, wait: float = 0, version: int | None = None) -> Job:
         """``wait``: seconds to wait for a version above ``version`` or the job's end."""
@@ -160,6 +291,35 @@ class VaultClient:
 
     def cancel_job(self, job: str) -> str:
         return _job_id(self._post(f"/v1/jobs/{_part(job)}/cancel"), default=job)
+
+    def resume_job(self, job: str, comment: str) -> str:
+        """What the job waits for is done."""
+        return _job_id(self._post(f"/v1/jobs/{_part(job)}/resume", {"comment": comment}), default=job)
+
+    def job_limits(self) -> Limits:
+        return cast(Limits, self._get("/v1/jobs/limits"))
+
+    def set_job_limits(self, limits: Limits) -> Limits:
+        return cast(Limits, self._ask("PUT", "/v1/jobs/limits", body=limits))
+
+    def events(self, *, kind: str | None = None, item: str | None = None, after: str | None = None) -> Iterator[Event]:
+        """Jobs and items as they change, until the connection ends; ``after``: the id of the last event seen.
+
+        Raises VaultNotRunning when the connection breaks, and what every method raises.
+        """
+        query = {name: value for name, value in (("kind", kind), ("item", item)) if value is not None}
+        headers = {} if after is None else {"Last-Event-ID": after}
+        limits = httpx.Timeout(SILENT_FOR, connect=CONNECT_WITHIN)
+        try:
+            with self._http.stream("GET", "/v1/events", params=query, headers=headers, timeout=limits) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    _read(answer, self.url)
+                yield from _events(answer.iter_lines())
+        except (httpx.TransportError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise VaultNotRunning(
+                f"the vault at {self.url} doesn't answer ({error or type(error).__name__})", url=self.url
+            ) from error
 
     def restart_job(self, job: str) -> str:
         """Returns the id of the job that runs now."""
@@ -170,8 +330,32 @@ def _part(text: str) -> str:
     return quote(text, safe="")
 
 
-def _in_query(value: Any) -> str:
+def _in_query(value: Any) -> str | list[str]:
+    if isinstance(value, list):
+        return [str(each) for each in value]
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _in_progress(answer: httpx.Response) -> bool:
+    """Whether the vault is still at the request that is asked again."""
+    if answer.status_code != httpx.codes.CONFLICT:
+        return False
+    try:
+        return bool(answer.json().get("code") == "request.in-progress")
+    except (ValueError, AttributeError):
+        return False
+
+
+def _events(lines: Iterator[str]) -> Iterator[Event]:
+    fields: dict[str, str] = {}
+    for line in lines:
+        if line and not line.startswith(":"):
+            name, _, value = line.partition(":")
+            fields[name] = value.removeprefix(" ")
+        elif not line and "event" in fields:
+            shown = json.loads(fields.get("data") or "{}")
+            yield {"id": fields.get("id", ""), "kind": fields["event"], "shown": shown}
+            fields = {}
 
 
 def _job(answer: dict[str, Any]) -> Job:

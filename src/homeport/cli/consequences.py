@@ -25,11 +25,16 @@ def meant(points: Sequence[Point], wanted: str) -> Point | None:
     return None
 
 
-def failover(item: Item, points: Sequence[Point], wanted: str, shutdown: bool) -> list[str]:
+def failover(item: Item, points: Sequence[Point], wanted: str, shutdown: bool, *, planned: bool = False) -> list[str]:
     name, here, there = item["name"], item["active_site"], other_site(item)
     point = meant(points, wanted)
     lines = [f"Fail over {name}: it starts at {there} from {_described(point, wanted)}."]
-    if shutdown and wanted == LATEST:
+    if planned:
+        lines.append(
+            f"{name} at {here} is shut down first and its last changes are sent over: nothing is lost. If that fails, "
+            "everything is undone, and it goes on there."
+        )
+    elif shutdown and wanted == LATEST:
         lines.append(
             f"{name} at {here} is shut down first and its last changes are sent over, so nothing is lost if that "
             f"succeeds; otherwise what was written after that point is lost (RPO now: {_rpo(item)})."
@@ -39,6 +44,37 @@ def failover(item: Item, points: Sequence[Point], wanted: str, shutdown: bool) -
         lines.append(f"{first}{_lost(item, points, point, there)}")
     lines.append(f"Replication from {here} to {there} ends.")
     return lines
+
+
+def commit_policy(item: Item, action: str, after: float) -> list[str]:
+    if action == "auto-commit":
+        return [f"Unless you decide before, it is committed by itself after {show_span(after)}."]
+    if action == "auto-rollback":
+        return [
+            f"Unless you decide before, it is undone by itself after {show_span(after)}: {item['name']} then goes on "
+            f"at {item['active_site']}, without what was written at {other_site(item)}."
+        ]
+    return []
+
+
+def undo(item: Item) -> list[str]:
+    name, away, home = item["name"], item["active_site"], other_site(item)
+    machine = machine_name(item.get("recovery_machine") or name)
+    return [
+        f"Undo the failover of {name}: the machine {machine} at {away} is shut down and removed; {name} goes on at "
+        f"{home} where it stopped, and replicates to {away} again.",
+        f"What {machine} wrote since the failover is no longer part of {name}: it can be restored from the store at "
+        f"{away} for 24 hours, then it is lost.",
+    ]
+
+
+def complete_migration(item: Item) -> list[str]:
+    name, here, former = item["name"], item["active_site"], other_site(item)
+    return [
+        f"Complete the migration of {name}: it stays at {here} for good. Its recovery points at both sites are "
+        f"deleted; it can't be reprotected, nor fail back to {former}. Nothing protects it until you do so anew.",
+        f"The original at {former} stays powered off, with its disks.",
+    ]
 
 
 def change_point(item: Item, points: Sequence[Point], wanted: str) -> list[str]:
@@ -51,17 +87,22 @@ def change_point(item: Item, points: Sequence[Point], wanted: str) -> list[str]:
     ]
 
 
-def commit(item: Item) -> list[str]:
+def commit(item: Item, *, erase_points: bool = False) -> list[str]:
+    fate = (
+        "Its recovery points are dropped now."
+        if erase_points
+        else "Its recovery points are kept for the retention of their policy."
+    )
     name, here, there = item["name"], item["active_site"], other_site(item)
     if item.get("state") == ON_THE_WAY_HOME:
         machine = machine_name(item.get("recovery_machine") or name)
         return [
             f"Commit the failback of {name}: it stays at {here}. The recovery machine {machine} at {there} is removed "
-            "with its disks, and going back to it is no longer possible."
+            f"with its disks, and going back to it is no longer possible. {fate}"
         ]
     return [
         f"Commit the failover of {name}: it stays at {here}, running from {point_name(item.get('failover_point'))}. "
-        "Its recovery points are no longer offered: the point can't be changed afterwards."
+        f"The point can't be changed, nor the failover undone, afterwards. {fate}"
     ]
 
 
@@ -79,11 +120,17 @@ def failback(item: Item, points: Sequence[Point], wanted: str) -> list[str]:
     return lines
 
 
-def disable(item: Item) -> list[str]:
+def disable(item: Item, *, purge: bool = False) -> list[str]:
     name, here = item["name"], item["active_site"]
+    points = (
+        "Its recovery points are deleted at once and its key is shredded: nothing of it can be restored."
+        if purge
+        else "Its recovery points stay in the store for 14 days; then they are deleted (homeport item list --deleted)."
+    )
     return [
-        f"Disable the protection of {name}: replication ends and its recovery points are given up; {name} can't be "
-        f"recovered at {other_site(item)} any more. The machine that runs at {here} goes on running."
+        f"Disable the protection of {name}: replication ends; {name} can't be recovered at {other_site(item)} any "
+        f"more. The machine that runs at {here} goes on running.",
+        points,
     ]
 
 

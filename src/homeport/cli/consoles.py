@@ -34,3 +34,15 @@ def write_line(text: str) -> None:
     """One line of machine-readable output, untouched by Rich."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def log_to_standard_error() -> None:
+    """What a command's own work logs: standard output is the answer's. Warnings and errors only."""
+    import logging
+
+    import structlog
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homeport.cli.api import Job
-from homeport.cli.errors import JobFailed
-from homeport.cli.formats import seconds_between, show_instant, show_span
+from homeport.cli.api import Job, Limits
+from homeport.cli.errors import JobFailed, WrongUse
+from homeport.cli.formats import instant, parse_duration, seconds_between, show_instant, show_span
 from homeport.cli.lessons import LOOK, lesson
 from homeport.cli.progress import show_progress
 from homeport.cli.session import NoWaitOption, Session, command, group
@@ -20,8 +23,10 @@ if TYPE_CHECKING:
 
 LIST = lesson(
     "List jobs, the newest first.",
-    "A job is one run of an operation on an item. --item and --only narrow the list.",
+    """A job is one run of an operation on an item. --item, --only, --kind, --since and --until narrow the list; without
+    --limit, the newest 100 are shown. --since and --until take an instant, or how long ago.""",
     "homeport job list --item web1 --only running",
+    "homeport job list --only failed --only cancelled --since 24h",
     then="homeport job show JOB",
 )
 SHOW = lesson(
@@ -37,6 +42,29 @@ CANCEL = lesson(
     "homeport job cancel 3f1c9a2e",
     then="homeport status ITEM",
 )
+RESUME = lesson(
+    "Let a job go on that waits for you.",
+    """Such a job says what to do (`homeport job show JOB`); do it first. The comment is kept with the job. Cancel
+    it instead, and what it did is undone.""",
+    'homeport job resume 3f1c9a2e --comment "cable plugged in"',
+    then="homeport job show JOB --wait",
+)
+EXPORT = lesson(
+    "Write jobs to a file: JSON, CSV or XLSX.",
+    """With type, display name, activity id, times, target, tasks and errors of each. All jobs, unless the options of
+    `homeport job list` narrow them. The format is the file's ending, or --format; without --to, JSON and CSV go to
+    standard output.""",
+    "homeport job export --since 30d --to jobs.xlsx",
+    "homeport job export --only failed --format csv",
+    then="homeport job show JOB",
+)
+LIMITS = lesson(
+    "Show or set how many jobs may be at work at one site at once.",
+    """Jobs that move data (protect, reprotect, failback, complete-migration) have one limit, failovers another, so that
+    no failover waits for a copy. What is over the limit waits in order, and `homeport job show JOB` says for what.""",
+    "homeport job limits --data-moving 8",
+    then="homeport job list --only queued",
+)
 RESTART = lesson(
     "Run a failed or cancelled job again.",
     "Steps look before they act: what is done already is not done twice.",
@@ -44,6 +72,33 @@ RESTART = lesson(
     then="homeport status ITEM",
 )
 
+DEFAULT_LIMIT = 100
+
+
+def moment(text: str) -> datetime:
+    """An instant, or a duration before now."""
+    try:
+        return datetime.now(UTC) - timedelta(seconds=parse_duration(text))
+    except (ValueError, OverflowError):
+        pass
+    try:
+        return instant(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; or how long ago, e.g. 24h") from error
+
+
+ItemOption = Annotated[str | None, typer.Option(help="Only of this item.")]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="STATE", help="Only queued, running, waiting, succeeded, failed, … ones. May be repeated."),
+]
+KindOption = Annotated[
+    list[str] | None, typer.Option(metavar="OPERATION", help="Only of this operation. May be repeated.")
+]
+SinceOption = Annotated[
+    datetime | None, typer.Option(parser=moment, metavar="WHEN", help="Created then or later: an instant, or 24h ago.")
+]
+UntilOption = Annotated[datetime | None, typer.Option(parser=moment, metavar="WHEN", help="Created before then.")]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 
 
@@ -54,13 +109,14 @@ def register(app: typer.Typer) -> None:
     @command(job, "list", LIST)
     def list_jobs(
         session: Session,
-        item: Annotated[str | None, typer.Option(help="Only of this item.")] = None,
-        only: Annotated[
-            str | None,
-            typer.Option(metavar="STATE", help="Only queued, running, succeeded, failed, cancelled, … ones."),
-        ] = None,
+        item: ItemOption = None,
+        only: OnlyOption = None,
+        kind: KindOption = None,
+        since: SinceOption = None,
+        until: UntilOption = None,
+        limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = DEFAULT_LIMIT,
     ) -> None:
-        jobs = session.vault.jobs(item=item, state=only)
+        jobs = session.vault.jobs(item=item, states=only or (), kinds=kind or (), since=since, until=until, limit=limit)
         session.answer({"jobs": jobs}, lambda console: show_jobs(console, jobs))
 
     @command(job, "show", SHOW)
@@ -89,6 +145,62 @@ def register(app: typer.Typer) -> None:
             raise error
         words = f"Job {job} is {found['state']}" if undoing == job else f"Job {undoing} undoes {job}: {found['state']}"
         session.answer({"job": found}, lambda console: console.print(words, markup=False))
+
+    @command(job, "resume", RESUME)
+    def resume(
+        session: Session,
+        job: JobArgument,
+        comment: Annotated[str, typer.Option(metavar="TEXT", help="What was done; kept with the job.")],
+        no_wait: NoWaitOption = False,
+    ) -> None:
+        session.vault.resume_job(job, comment)
+        found = session.vault.job(job) if no_wait else wait_for(session, job)
+        session.answer({"job": found}, lambda console: console.print(f"Job {job} is {found['state']}", markup=False))
+
+    @command(job, "export", EXPORT)
+    def export(
+        session: Session,
+        to: Annotated[Path | None, typer.Option(metavar="FILE", help="Written anew if it is there.")] = None,
+        format: Annotated[str | None, typer.Option(metavar="json|csv|xlsx", help="Default: the file's ending.")] = None,
+        item: ItemOption = None,
+        only: OnlyOption = None,
+        kind: KindOption = None,
+        since: SinceOption = None,
+        until: UntilOption = None,
+        limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="The newest so many.")] = None,
+    ) -> None:
+        from homeport.cli.job_export import FORMATS, write_file
+
+        chosen = format or (to.suffix.removeprefix(".").lower() if to else "json")
+        if chosen not in FORMATS:
+            raise WrongUse(f"{chosen or 'no format'} can't be written; --format is one of {', '.join(FORMATS)}")
+        if to is None and (chosen == "xlsx" or (session.json_wanted and chosen != "json")):
+            raise WrongUse(f"{chosen} needs a file: --to FILE")
+        jobs = session.vault.jobs(item=item, states=only or (), kinds=kind or (), since=since, until=until, limit=limit)
+        content = FORMATS[chosen](jobs)
+        if to is None:
+            sys.stdout.buffer.write(content)
+            sys.stdout.flush()
+            return
+        write_file(to, content)
+        told = {"exported": {"file": str(to), "format": chosen, "jobs": len(jobs)}}
+        session.answer(told, lambda console: console.print(f"{len(jobs)} jobs written to {to}", markup=False))
+
+    @command(job, "limits", LIMITS)
+    def limits(
+        session: Session,
+        data_moving: Annotated[int | None, typer.Option(min=1, metavar="N", help="Jobs that move data.")] = None,
+        failovers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Failovers.")] = None,
+    ) -> None:
+        found = session.vault.job_limits()
+        if data_moving is not None or failovers is not None:
+            wanted: Limits = {
+                "data_moving": found["data_moving"] if data_moving is None else data_moving,
+                "failovers": found["failovers"] if failovers is None else failovers,
+            }
+            found = session.vault.set_job_limits(wanted)
+        words = f"At each site at once: {found['data_moving']} jobs that move data, {found['failovers']} failovers."
+        session.answer({"limits": found}, lambda console: console.print(words))
 
     @command(job, "restart", RESTART)
     def restart(session: Session, job: JobArgument, no_wait: NoWaitOption = False) -> None:
@@ -121,7 +233,17 @@ def show_job(console: Console, job: Job) -> None:
     head = details()
     head.add_row("Job", job["id"])
     head.add_row("Operation", coloured(f"{job.get('kind', '?')} of {job.get('item_name') or job.get('item')}", ""))
+    if job.get("type"):
+        head.add_row("Type", coloured(f"{job.get('display_name')} ({job['type']})", ""))
+    if job.get("activity", job["id"]) != job["id"]:
+        head.add_row("Activity", coloured(job["activity"], ""))
     head.add_row("State", coloured(job["state"], JOB_COLOURS.get(job["state"], "")))
+    if queued := job.get("queued_because"):
+        head.add_row("", coloured(f"Waits for its turn: {queued.get('text', '')}", ""))
+    if waiting := job.get("waiting"):
+        head.add_row("Waits for you", coloured(waiting["prompt"], "yellow"))
+    for answer in job.get("comments") or []:
+        head.add_row("Comment", coloured(f"{answer['comment']} ({show_instant(answer['at'])})", ""))
     head.add_row("Created", show_instant(job.get("created")))
     head.add_row("Started", show_instant(job.get("started")))
     head.add_row("Ended", show_instant(job.get("ended")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -11,13 +12,26 @@ import typer
 from homeport.cli import consequences
 from homeport.cli.api import Item
 from homeport.cli.consequences import LATEST
+from homeport.cli.errors import WrongUse
+from homeport.cli.formats import parse_duration
 from homeport.cli.lessons import COME_HOME, DRILL, FAIL_OVER, PROTECT, lesson
 from homeport.cli.session import NoWaitOption, Session, YesOption, command
 from homeport.cli.status import tell_what_now
 from homeport.cli.waiting import accept
 from homeport.domain.errors import HomeportError
+from homeport.domain.units import DAY, HOUR, MINUTE
 
 ItemArgument = Annotated[str, typer.Argument(metavar="ITEM", help="The replicated item's name or id.")]
+
+
+class CommitPolicy(StrEnum):
+    """What becomes of a failover by itself."""
+
+    NONE = "none"
+    AUTO_COMMIT = "auto-commit"
+    AUTO_ROLLBACK = "auto-rollback"
+
+
 KINDS = (LATEST, "latest-processed", "latest-app-consistent")
 _POINT = re.compile(r"[0-9a-f]{16}/\d{1,16}")
 _FORWARD = re.compile(r"(?:tcp:)?(\d{1,5}):(\d{1,5})")
@@ -30,6 +44,17 @@ def chosen_point(text: str) -> str:
             f"{text!r} is not a point: expected {', '.join(KINDS)}, or an id as `homeport points ITEM` lists it"
         )
     return text
+
+
+def delay(text: str) -> int:
+    """A --commit-after: seconds."""
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if not MINUTE <= seconds <= 7 * DAY:
+        raise typer.BadParameter(f"{text!r} is out of range: expected 1m to 7d")
+    return seconds
 
 
 def forwarded(text: str) -> str:
@@ -62,10 +87,40 @@ FAILOVER = lesson(
     "Fail over: start the machine at the other site, for real.",
     """It boots at once from the recovery point, whatever its size. Without --no-shutdown the source is shut down first
     and its last changes are sent (with --point latest nothing is lost); with it the source isn't asked: for disasters.
-    Asks before it begins.""",
+    With --planned the source must shut down and its last changes must arrive, else everything is undone. Nobody there
+    later to decide? --commit-policy auto-commit or auto-rollback does it after --commit-after. Asks before it begins.
+    """,
     "homeport failover web1",
+    "homeport failover web1 --planned --commit-policy auto-rollback --commit-after 4h",
     "homeport failover web1 --point latest-processed --no-shutdown --yes",
-    then="look at the machine; then homeport change-point web1 --point ID, or homeport commit web1.",
+    then="look at the machine; then homeport commit web1, change-point web1 --point ID, or undo web1.",
+)
+UNDO = lesson(
+    "Take a failover back: the machine goes on at home where it stopped.",
+    """Possible until the commit, and only while the home site is there. The recovery machine is shut down and removed;
+    what its disks held by then can be restored for 24 hours. Asks before it begins.""",
+    "homeport undo web1",
+    then="homeport status web1: it is protected and replicates again.",
+)
+COMPLETE_MIGRATION = lesson(
+    "Instead of a commit: the machine stays at the other site for good, without protection.",
+    """Waits until the machine holds all of its disks itself, then forgets the recovery points of both sites. There is
+    no way back: no reprotect, no failback. Asks before it begins.""",
+    "homeport complete-migration web1",
+    then="homeport disable web1 takes it off the list; the machine goes on running.",
+)
+PAUSE = lesson(
+    "Stop a machine's replication for a while.",
+    """Recovery points stay, and can be failed over to; the machine goes on being tracked, so that resuming sends only
+    what changed. The RPO grows meanwhile.""",
+    "homeport pause web1",
+    then="homeport resume web1",
+)
+RESUME = lesson(
+    "Go on replicating a machine that was paused.",
+    "What changed since the pause is sent with the next recovery point.",
+    "homeport resume web1",
+    then="homeport status web1 --watch",
 )
 CHANGE_POINT = lesson(
     "After a failover: start again from another recovery point.",
@@ -76,9 +131,11 @@ CHANGE_POINT = lesson(
 )
 COMMIT = lesson(
     "Commit a failover or a failback: this is where the machine stays.",
-    """After a failover the recovery points are no longer offered. After a failback the recovery machine is removed.
-    Asks before it begins.""",
+    """The point can't be changed, nor the failover undone, afterwards. The recovery points stay for the retention of
+    their policy; with --erase-points they are dropped at once. After a failback the recovery machine is removed. Asks
+    before it begins.""",
     "homeport commit web1",
+    "homeport commit web1 --erase-points",
     then="homeport reprotect web1",
 )
 REPROTECT = lesson(
@@ -103,9 +160,12 @@ RESYNC = lesson(
 )
 DISABLE = lesson(
     "End a machine's protection.",
-    "Replication stops and the recovery points are given up. The machine goes on running. Asks before it begins.",
+    """Replication stops; the machine goes on running. The recovery points stay for 14 days (homeport item list
+    --deleted), with --purge they are deleted at once and the machine's key is shredded. With --source-gone the home
+    site isn't asked: it is told when it returns. Asks before it begins.""",
     "homeport disable web1",
-    then="homeport protect MACHINE begins anew.",
+    "homeport disable web1 --source-gone --purge",
+    then="homeport item list --deleted; homeport protect MACHINE begins anew.",
 )
 
 
@@ -114,10 +174,30 @@ def register(app: typer.Typer) -> None:
     def resync(session: Session, item: ItemArgument, no_wait: NoWaitOption = False) -> None:
         operate(session, item, "resync", {}, no_wait=no_wait, done=f"{item} is in step again")
 
+    @command(app, "pause", PAUSE, panel=PROTECT)
+    def pause(session: Session, item: ItemArgument, no_wait: NoWaitOption = False) -> None:
+        operate(session, item, "pause", {}, no_wait=no_wait, done=f"{item} is paused")
+
+    @command(app, "resume", RESUME, panel=PROTECT)
+    def resume(session: Session, item: ItemArgument, no_wait: NoWaitOption = False) -> None:
+        operate(session, item, "resume", {}, no_wait=no_wait, done=f"{item} replicates again")
+
     @command(app, "disable", DISABLE, panel=PROTECT)
-    def disable(session: Session, item: ItemArgument, yes: YesOption = False, no_wait: NoWaitOption = False) -> None:
-        consent(session, item, "disable", yes, consequences.disable)
-        operate(session, item, "disable", {}, no_wait=no_wait, done=f"{item} is no longer protected", remains=False)
+    def disable(
+        session: Session,
+        item: ItemArgument,
+        source_gone: Annotated[
+            bool, typer.Option("--source-gone", help="Its home site is lost: don't ask it, don't wait for it.")
+        ] = False,
+        purge: Annotated[
+            bool, typer.Option("--purge", help="Delete its recovery points now, and shred the machine's key.")
+        ] = False,
+        yes: YesOption = False,
+        no_wait: NoWaitOption = False,
+    ) -> None:
+        consent(session, item, "disable", yes, lambda found: consequences.disable(found, purge=purge))
+        inputs = {name: True for name, wanted in (("source_gone", source_gone), ("purge", purge)) if wanted}
+        operate(session, item, "disable", inputs, no_wait=no_wait, done=f"{item} is no longer protected", remains=False)
 
     @command(app, "test-failover", TEST_FAILOVER, panel=DRILL)
     def test_failover(
@@ -157,14 +237,35 @@ def register(app: typer.Typer) -> None:
         no_shutdown: Annotated[
             bool, typer.Option("--no-shutdown", help="Don't shut the source down, don't wait for its last changes.")
         ] = False,
+        planned: Annotated[
+            bool, typer.Option("--planned", help="Lose nothing: whatever keeps the last changes undoes it.")
+        ] = False,
+        commit_policy: Annotated[
+            CommitPolicy,
+            typer.Option("--commit-policy", help="What becomes of it by itself, unless you decide before."),
+        ] = CommitPolicy.NONE,
+        commit_after: Annotated[
+            int | None,
+            typer.Option(parser=delay, metavar="DURATION", help="When the commit policy acts: 1m to 7d. Default: 4h."),
+        ] = None,
         yes: YesOption = False,
         no_wait: NoWaitOption = False,
     ) -> None:
+        if planned and (no_shutdown or point != LATEST):
+            raise WrongUse("--planned loses nothing: it goes with neither --no-shutdown nor another --point.")
+        if commit_after is not None and commit_policy is CommitPolicy.NONE:
+            raise WrongUse("--commit-after says when a --commit-policy acts, and none is given.")
+        policy = {} if commit_policy is CommitPolicy.NONE else {"commit_policy": str(commit_policy)}
+        after = 4 * HOUR if commit_after is None else commit_after
+
         def told(found: Item) -> list[str]:
-            return consequences.failover(found, session.vault.points(item), point, not no_shutdown)
+            lines = consequences.failover(found, session.vault.points(item), point, not no_shutdown, planned=planned)
+            return [*lines, *consequences.commit_policy(found, str(commit_policy), after)]
 
         consent(session, item, "failover", yes, told)
-        inputs = {"point": point, "shutdown": not no_shutdown}
+        inputs = {"point": point, "shutdown": not no_shutdown, **({"planned": True} if planned else {}), **policy}
+        if policy:
+            inputs["commit_after"] = after
         operate(session, item, "failover", inputs, no_wait=no_wait, done=f"{item} is failed over")
 
     @command(app, "change-point", CHANGE_POINT, panel=FAIL_OVER)
@@ -182,9 +283,30 @@ def register(app: typer.Typer) -> None:
         operate(session, item, "change-point", {"point": point}, no_wait=no_wait, done=f"{item} runs from {point}")
 
     @command(app, "commit", COMMIT, panel=FAIL_OVER)
-    def commit(session: Session, item: ItemArgument, yes: YesOption = False, no_wait: NoWaitOption = False) -> None:
-        consent(session, item, "commit", yes, consequences.commit)
-        operate(session, item, "commit", {}, no_wait=no_wait, done=f"{item} is committed")
+    def commit(
+        session: Session,
+        item: ItemArgument,
+        erase_points: Annotated[
+            bool, typer.Option("--erase-points", help="Drop the recovery points now, not after their retention.")
+        ] = False,
+        yes: YesOption = False,
+        no_wait: NoWaitOption = False,
+    ) -> None:
+        consent(session, item, "commit", yes, lambda found: consequences.commit(found, erase_points=erase_points))
+        inputs = {"erase_points": True} if erase_points else {}
+        operate(session, item, "commit", inputs, no_wait=no_wait, done=f"{item} is committed")
+
+    @command(app, "undo", UNDO, panel=FAIL_OVER)
+    def undo(session: Session, item: ItemArgument, yes: YesOption = False, no_wait: NoWaitOption = False) -> None:
+        consent(session, item, "undo", yes, consequences.undo)
+        operate(session, item, "undo", {}, no_wait=no_wait, done=f"The failover of {item} is undone")
+
+    @command(app, "complete-migration", COMPLETE_MIGRATION, panel=FAIL_OVER)
+    def complete_migration(
+        session: Session, item: ItemArgument, yes: YesOption = False, no_wait: NoWaitOption = False
+    ) -> None:
+        consent(session, item, "complete-migration", yes, consequences.complete_migration)
+        operate(session, item, "complete-migration", {}, no_wait=no_wait, done=f"The migration of {item} is complete")
 
     @command(app, "reprotect", REPROTECT, panel=COME_HOME)
     def reprotect(session: Session, item: ItemArgument, no_wait: NoWaitOption = False) -> None:
@@ -230,14 +352,29 @@ def consent(
                 remedy=f"Wait for it, or look at it with `homeport job show {found['job']}`.",
                 job=found["job"],
             )
+        code, remedy = _why_not(operation, found)
         raise HomeportError(
             f"{operation} is not allowed while {item} is {found.get('state')}.",
-            code="item.operation-not-allowed",
-            remedy=f"Look at it with `homeport status {item}`.",
+            code=code,
+            remedy=remedy or f"Look at it with `homeport status {item}`.",
             state=found.get("state"),
             allowed_operations=allowed,
         )
     session.ask(consequences_of(found))
+
+
+def _why_not(operation: str, item: Item) -> tuple[str, str]:
+    """Code and remedy of what the vault would refuse, by the same rules. A vault may be newer and know more states."""
+    from homeport.domain.operations import Operation, OperationNotAllowed, require_allowed
+    from homeport.domain.states import Direction, State
+
+    try:
+        require_allowed(Operation(operation), State(item["state"]), Direction(item["direction"]), has_points=False)
+    except OperationNotAllowed as refused:
+        return refused.code, refused.remedy
+    except (KeyError, ValueError):
+        pass
+    return OperationNotAllowed.code, ""
 
 
 def operate(

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from homeport.cli.api import Machine, Site
-from homeport.cli.formats import show_size
+from homeport.cli.formats import show_instant, show_size
 from homeport.cli.lessons import SET_UP, lesson
-from homeport.cli.session import Session, command, group
-from homeport.cli.tables import POWER_COLOURS, coloured, table
+from homeport.cli.session import Session, YesOption, command, group
+from homeport.cli.tables import POWER_COLOURS, coloured, details, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +28,28 @@ LIST = lesson(
     "Shows each site's name, provider and path.",
     "homeport site list",
     then="homeport machine list SITE",
+)
+SHOW = lesson(
+    "Show a site: where its machines and its recovery points lie, and what it says of itself.",
+    "Whether its servers are connected, since when not, and the facts that checks look at: memory, disk space, CPUs.",
+    "homeport site show home",
+    then="homeport machine list SITE",
+)
+SET = lesson(
+    "Let a site keep its recovery points in another store.",
+    """The site tries the store out first: that objects are created only if absent, that it may read, write, list and
+    delete, and that there is room. Then its points go there. Refused while recovery points lie in the store it has.
+    "default" is the store in the site's own folder.""",
+    "homeport site set away --store s3://bucket/homeport?region=eu-north-1",
+    "homeport site set away --store default",
+    then="homeport protect MACHINE --from SITE --to SITE --policy NAME",
+)
+REMOVE = lesson(
+    "Remove a site from the vault.",
+    """Refused while items replicate from it or to it. Its folder, its machines and its recovery store stay as they are;
+    the site can be added again. Asks before it begins.""",
+    "homeport site remove away",
+    then="homeport site list",
 )
 MACHINES = lesson(
     "List the machines a site's provider discovers.",
@@ -71,6 +93,36 @@ def register(app: typer.Typer) -> None:
         sites = session.vault.sites()
         session.answer({"sites": sites}, lambda console: show_sites(console, sites))
 
+    @command(site, "show", SHOW)
+    def show_site(
+        session: Session, name: Annotated[str, typer.Argument(metavar="SITE", help="The site's name.")]
+    ) -> None:
+        found = session.vault.site(name)
+        session.answer({"site": found}, lambda console: show_one(console, found))
+
+    @command(site, "set", SET)
+    def set_site(
+        session: Session,
+        name: Annotated[str, typer.Argument(metavar="SITE", help="The site's name.")],
+        store: Annotated[str, typer.Option(metavar="URL", help="Where its recovery points go, or default.")],
+    ) -> None:
+        changed = session.vault.set_site(name, None if store == "default" else store)
+        session.answer({"site": changed}, lambda console: show_one(console, changed))
+
+    @command(site, "remove", REMOVE)
+    def remove(
+        session: Session,
+        name: Annotated[str, typer.Argument(metavar="SITE", help="The site's name.")],
+        yes: YesOption = False,
+    ) -> None:
+        session.needs_consent(yes, f"`site remove {name}`")
+        if not yes:
+            session.ask(
+                [f"The vault forgets the site {name}. Its folder, machines and recovery store stay as they are."]
+            )
+        removed = session.vault.remove_site(name)
+        session.answer({"site": removed}, lambda console: console.print(f"Site {name} removed.", markup=False))
+
     @command(machine, "list", MACHINES)
     def list_machines(
         session: Session,
@@ -98,6 +150,21 @@ def show_sites(console: Console, sites: list[Site]) -> None:
     for site in sites:
         connected = coloured("yes", "green") if site.get("connected") else coloured("no", "yellow")
         rows.add_row(site.get("name", "?"), site.get("provider", "?"), coloured(site.get("path", ""), ""), connected)
+    console.print(rows)
+
+
+def show_one(console: Console, site: Site) -> None:
+    rows = details()
+    rows.add_row("Site", coloured(f"{site['name']} ({site.get('provider', '?')})", ""))
+    rows.add_row("Path", coloured(site.get("path", ""), ""))
+    rows.add_row("Recovery store", coloured(site.get("store") or "in its own folder", ""))
+    if site.get("connected"):
+        rows.add_row("Connected", coloured("yes", "green"))
+    else:
+        rows.add_row("Connected", coloured(f"no, last seen {show_instant(site.get('last_seen'))}", "yellow"))
+    for name, value in sorted((site.get("facts") or {}).items()):
+        shown = show_size(value) if isinstance(value, int) and name.startswith("free_") else str(value)
+        rows.add_row(name.replace("_", " ").capitalize(), coloured(shown, ""))
     console.print(rows)
 
 

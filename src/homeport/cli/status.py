@@ -159,6 +159,10 @@ def draw_item(item: Item, job: Job | None) -> RenderableType:
         shown.add_row("Recovery machine", coloured(machine_name(item.get("recovery_machine")), ""))
     if item.get("failover_point"):
         shown.add_row("Failed over to", _point(item.get("failover_point")))
+    if policy := item.get("commit_policy"):
+        shown.add_row("By itself", f"{policy['action']}, {show_instant(policy['at'])}")
+        if error := policy.get("error"):
+            shown.add_row("", coloured(_reason(error), "red"))
     shown.add_row("Protected since", show_instant(item.get("created")))
     if job:
         shown.add_row("Job", coloured(f"{running(job)} ({job['id']})", "cyan"))

@@ -23,6 +23,7 @@ from homeport.cli import (
     store_stats,
     store_verify,
 )
+from homeport.cli.consoles import log_to_standard_error
 from homeport.cli.lessons import STORE
 from homeport.cli.session import group
 
@@ -45,18 +46,6 @@ COMMANDS = (
 """In the order in which `homeport store --help` shows them."""
 
 
-def _log_to_standard_error() -> None:
-    import logging
-    import sys
-
-    import structlog
-
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
-    )
-
-
 def register(app: typer.Typer) -> None:
     store = group("A recovery store alone: with the passphrase, without a vault.")
     app.add_typer(store, name="store", rich_help_panel=STORE)
@@ -64,7 +53,7 @@ def register(app: typer.Typer) -> None:
     @store.callback()
     def store_commands() -> None:
         """What the store logs is for standard error: standard output is the answer's."""
-        _log_to_standard_error()
+        log_to_standard_error()
 
     for command in COMMANDS:
         command.add(store)

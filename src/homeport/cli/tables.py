@@ -17,6 +17,7 @@ JOB_COLOURS = {
     "queued": "dim",
     "cancelled": "yellow",
     "cancelling": "yellow",
+    "waiting": "yellow",
 }
 
 

@@ -17,6 +17,7 @@ UP = lesson(
     machines go on running and are adopted again.""",
     "homeport up",
     "homeport up --state /srv/homeport --port 8443",
+    "HOMEPORT_DATABASE=postgresql://homeport:SECRET@db.example/homeport homeport up",
     then="homeport vault passphrase --confirm, then homeport site add",
 )
 
@@ -27,8 +28,17 @@ def register(app: typer.Typer) -> None:
         session: Session,
         state: StateOption = None,
         port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the REST API on 127.0.0.1.")] = None,
+        database: Annotated[
+            str | None,
+            typer.Option(
+                metavar="URL",
+                envvar="HOMEPORT_DATABASE",
+                help="PostgreSQL database of the vault: postgresql://USER:PASSWORD@HOST/NAME. Several instances of "
+                "the vault may share one. Default: SQLite in the state folder.",
+            ),
+        ] = None,
     ) -> None:
         from homeport.cli.client import find_state
         from homeport.servers.up import run
 
-        run(find_state(state), port)
+        run(find_state(state), port, database)

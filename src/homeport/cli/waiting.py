@@ -97,6 +97,7 @@ def failure(job: Job) -> JobFailed:
 def _follow(session: Session, job_id: str, display: _Display) -> Job:
     job = session.vault.job(job_id)
     display.show(job)
+    told = _tell_what_it_waits_for(session, job, None)
     gone_since: float | None = None
     while job["state"] not in ENDED:
         asked = time.monotonic()
@@ -122,7 +123,22 @@ def _follow(session: Session, job_id: str, display: _Display) -> Job:
             time.sleep(AGAIN)  # a vault that is stopping answers at once
         job = newer
         display.show(job)
+        told = _tell_what_it_waits_for(session, job, told)
     return job
+
+
+def _tell_what_it_waits_for(session: Session, job: Job, told: str | None) -> str | None:
+    """Once for each thing: for room at its sites, or for the operator. Returns what was told last."""
+    waiting, queued = job.get("waiting"), job.get("queued_because")
+    if waiting:
+        text = f"{waiting['prompt']} Then: homeport job resume {job['id']} --comment TEXT"
+    elif queued:
+        text = f"waits for its turn: {queued.get('text', '')}"
+    else:
+        return told
+    if text != told:
+        session.note(f"  {text}")
+    return text
 
 
 def _display(session: Session) -> AbstractContextManager[_Display]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from homeport.domain.policy import CRITICAL_FACTOR
 from homeport.domain.states import FAILED, REPLICATES, State
 
 SILENT = 30.0
@@ -28,14 +29,18 @@ def rpo_seconds(newest_complete: datetime | None, now: datetime) -> float | None
 
 @dataclass(frozen=True)
 class Condition:
-    """What health is judged by. Seconds; ``silence``: since the active site's configuration server was heard of, None
-    if never; ``error``: what replication reports, in words."""
+    """What health is judged by. Seconds; ``rpo_critical``: the second threshold (None: twice the first); ``silence``:
+    since the active site's configuration server was heard of, None if never; ``error``: what replication reports, in
+    words."""
 
     state: State
     rpo: float | None
     rpo_threshold: float
     silence: float | None
     error: str | None = None
+    rpo_critical: float | None = None
+    configuration: tuple[tuple[Health, str], ...] = ()
+    """What the last checks found."""
 
 
 def health(condition: Condition) -> tuple[Health, list[str]]:
@@ -45,8 +50,11 @@ def health(condition: Condition) -> tuple[Health, list[str]]:
         findings.append((Health.CRITICAL, f"the last operation failed ({condition.state})"))
     if condition.state in REPLICATES:
         findings += _replication(condition)
+    elif condition.state is State.PAUSED:
+        findings += [*_rpo(condition), (Health.WARNING, "paused: nothing is replicated, the RPO grows")]
     elif condition.state is State.FAILBACK_COMMITTED or condition.state is State.FAILOVER_COMMITTED:
         findings.append((Health.WARNING, "not protected until it is reprotected"))
+    findings += condition.configuration
     order = list(Health)
     findings.sort(key=lambda finding: -order.index(finding[0]))
     return (findings[0][0] if findings else Health.NORMAL), [text for _, text in findings]
@@ -59,9 +67,17 @@ def _replication(condition: Condition) -> list[tuple[Health, str]]:
         findings.append((Health.CRITICAL, f"the active site's configuration server was not heard of {since}"))
     if condition.error:
         findings.append((Health.CRITICAL, f"replication: {condition.error}"))
-    if condition.rpo is not None and condition.rpo > condition.rpo_threshold:
-        worst = Health.CRITICAL if condition.rpo >= 2 * condition.rpo_threshold else Health.WARNING
-        findings.append((worst, f"RPO {condition.rpo:.0f} s exceeds the threshold of {condition.rpo_threshold:.0f} s"))
+    findings += _rpo(condition)
     if condition.state is State.RESYNCING:
         findings.append((Health.WARNING, "resynchronizing; earlier points can be used"))
     return findings
+
+
+def _rpo(condition: Condition) -> list[tuple[Health, str]]:
+    rpo, warning, critical = condition.rpo, condition.rpo_threshold, condition.rpo_critical
+    if critical is None:
+        critical = CRITICAL_FACTOR * warning
+    if rpo is None or rpo <= warning:
+        return []
+    grade, threshold = (Health.CRITICAL, critical) if rpo > critical else (Health.WARNING, warning)
+    return [(grade, f"RPO {rpo:.0f} s exceeds the {grade} threshold of {threshold:.0f} s")]

@@ -27,11 +27,13 @@ class Disk:
 
 @dataclass(frozen=True)
 class Nic:
-    """``network``: the site's network; ``forward``: "LOCAL:GUEST" pairs of TCP ports reachable on loopback."""
+    """``network``: the site's network; ``forward``: "LOCAL:GUEST" pairs of TCP ports reachable on loopback; ``ip``: the
+    address that the site shall give it (empty: any)."""
 
     mac: str
     network: str = "default"
     forward: tuple[str, ...] = ()
+    ip: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Machine:
             name=data["name"],
             disks=tuple(Disk(**disk) for disk in data["disks"]),
             nics=tuple(
-                Nic(nic["mac"], nic.get("network", "default"), tuple(nic.get("forward", ())))
+                Nic(nic["mac"], nic.get("network", "default"), tuple(nic.get("forward", ())), nic.get("ip", ""))
                 for nic in data.get("nics", ())
             ),
             memory=data.get("memory", 0),

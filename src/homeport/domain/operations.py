@@ -6,38 +6,29 @@ Everything here is derived, nothing is stored (reference 2.5, invariant 6): the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from homeport.domain.errors import HomeportError
+from homeport.domain.operation_kinds import CANCELLABLE, Operation
+from homeport.domain.refusals import NO_POINTS, RUNNING, refusal
 from homeport.domain.states import IN_PROGRESS, Direction, State
 
-
-class Operation(StrEnum):
-    PROTECT = "protect"
-    TEST_FAILOVER = "test-failover"
-    CLEANUP = "cleanup"
-    FAILOVER = "failover"
-    CHANGE_POINT = "change-point"
-    COMMIT = "commit"
-    REPROTECT = "reprotect"
-    FAILBACK = "failback"
-    RESYNC = "resync"
-    POINT = "point"
-    DISABLE = "disable"
-    CANCEL_FAILOVER = "cancel-failover"
-    """Begun by cancelling a failover that failed: the way back, while the source is still there."""
-    CANCEL_FAILBACK = "cancel-failback"
-
-
-CANCELLABLE = frozenset(
-    {Operation.PROTECT, Operation.TEST_FAILOVER, Operation.FAILOVER, Operation.REPROTECT, Operation.FAILBACK}
-)
-"""What a running job of this kind undoes when it is cancelled; the others are short, or can't be undone."""
+__all__ = [
+    "CANCELLABLE",
+    "Operation",
+    "OperationNotAllowed",
+    "OperationRunning",
+    "Transition",
+    "after_report",
+    "allowed_operations",
+    "require_allowed",
+    "transition",
+    "way_back",
+]
 
 
 class OperationNotAllowed(HomeportError):
-    """The item is in a state that this operation does not start from. ``details``: ``state`` and
-    ``allowed_operations``."""
+    """The item is in a state that this operation does not start from: the code says why (see refusals.py).
+    ``details``: ``state`` and ``allowed_operations``."""
 
     code = "item.operation-not-allowed"
 
@@ -55,27 +46,43 @@ _FORWARD: dict[State, tuple[Operation, ...]] = {
         Operation.FAILOVER,
         Operation.RESYNC,
         Operation.POINT,
+        Operation.PAUSE,
         Operation.DISABLE,
     ),
-    State.RESYNCING: (Operation.TEST_FAILOVER, Operation.FAILOVER, Operation.DISABLE),
+    State.RESYNCING: (Operation.TEST_FAILOVER, Operation.FAILOVER, Operation.PAUSE, Operation.DISABLE),
+    State.PAUSED: (Operation.TEST_FAILOVER, Operation.FAILOVER, Operation.RESUME, Operation.DISABLE),
 }
 
 _REVERSE: dict[State, tuple[Operation, ...]] = {
-    State.RESYNCING: (Operation.FAILBACK, Operation.DISABLE),
+    State.REVERSE_PROTECTED: (
+        Operation.FAILBACK,
+        Operation.RESYNC,
+        Operation.POINT,
+        Operation.PAUSE,
+        Operation.DISABLE,
+    ),
+    State.RESYNCING: (Operation.FAILBACK, Operation.PAUSE, Operation.DISABLE),
+    State.PAUSED: (Operation.FAILBACK, Operation.RESUME, Operation.DISABLE),
 }
 
 _EITHER: dict[State, tuple[Operation, ...]] = {
     State.TEST_FAILOVER_CLEANUP_PENDING: (Operation.CLEANUP,),
-    State.FAILOVER_COMMIT_PENDING: (Operation.CHANGE_POINT, Operation.COMMIT),
+    State.FAILOVER_COMMIT_PENDING: (
+        Operation.CHANGE_POINT,
+        Operation.COMMIT,
+        Operation.UNDO,
+        Operation.COMPLETE_MIGRATION,
+    ),
     State.FAILOVER_COMMITTED: (Operation.REPROTECT, Operation.DISABLE),
-    State.REVERSE_PROTECTED: (Operation.FAILBACK, Operation.RESYNC, Operation.POINT, Operation.DISABLE),
     State.FAILBACK_COMMIT_PENDING: (Operation.COMMIT,),
     State.FAILBACK_COMMITTED: (Operation.REPROTECT, Operation.DISABLE),
+    State.MIGRATED: (Operation.DISABLE,),
     State.ENABLE_FAILED: (Operation.DISABLE,),
     State.FAILOVER_FAILED: (Operation.FAILOVER, Operation.DISABLE),
     State.REPROTECT_FAILED: (Operation.REPROTECT, Operation.DISABLE),
     # No disable: of its two machines neither may run until the failback is finished or undone.
     State.FAILBACK_FAILED: (Operation.FAILBACK,),
+    State.MIGRATION_FAILED: (Operation.COMPLETE_MIGRATION, Operation.DISABLE),
     State.DISABLE_FAILED: (Operation.DISABLE,),
 }
 
@@ -109,10 +116,13 @@ def require_allowed(
         return
     everything = allowed_operations(state, direction, running=running)
     reason = ", which has no recovery point yet" if operation in everything else ""
+    why = RUNNING if running else NO_POINTS if operation in everything else refusal(operation, state, direction)
     names = [str(name) for name in allowed]
+    remedies = [why.remedy, f"Allowed now: {', '.join(names)}." if names else ""]
     raise OperationNotAllowed(
         f"{operation} is not allowed while the item is {state}{reason}.",
-        remedy=f"Allowed now: {', '.join(names)}." if names else "Nothing is allowed until what is running ends.",
+        code=why.code,
+        remedy=" ".join(filter(None, remedies)) or "Nothing is allowed in this state.",
         state=str(state),
         allowed_operations=names,
     )
@@ -132,11 +142,15 @@ def _steady(direction: Direction) -> State:
     return State.PROTECTED if direction is Direction.FORWARD else State.REVERSE_PROTECTED
 
 
-def transition(operation: Operation, state: State, direction: Direction = Direction.FORWARD) -> Transition:
-    """Where ``operation``, begun in ``state``, leads. ``direction``: the item's at its beginning.
+def transition(
+    operation: Operation, state: State, direction: Direction = Direction.FORWARD, *, paused: bool = False
+) -> Transition:
+    """Where ``operation``, begun in ``state``, leads. ``direction``: the item's at its beginning; ``paused``: it was
+    paused when its test failover began, so its cleanup leads back there.
 
-    ``failed`` is the state when what a failure left could not be undone; an operation that undoes its own failure
-    (test failover, change of point, failback) ends in ``cancelled`` instead.
+    A failover and a failback end the pause: undone, the item replicates again. ``failed`` is the state when what a
+    failure left could not be undone; an operation that undoes its own failure (test failover, planned failover, change
+    of point, undo, failback) ends in ``cancelled`` instead.
     """
     s = State
     match operation:
@@ -144,10 +158,12 @@ def transition(operation: Operation, state: State, direction: Direction = Direct
             return Transition(s.ENABLING_PROTECTION, s.PROTECTED, s.ENABLE_FAILED, s.UNPROTECTED)
         case Operation.TEST_FAILOVER:
             pending = s.TEST_FAILOVER_CLEANUP_PENDING
-            return Transition(s.TEST_FAILOVER_IN_PROGRESS, pending, pending, s.PROTECTED)
+            before = s.PAUSED if paused or state is s.PAUSED else s.PROTECTED
+            return Transition(s.TEST_FAILOVER_IN_PROGRESS, pending, pending, before)
         case Operation.CLEANUP:
             pending = s.TEST_FAILOVER_CLEANUP_PENDING
-            return Transition(s.TEST_FAILOVER_CLEANUP_IN_PROGRESS, s.PROTECTED, pending, pending)
+            done = s.PAUSED if paused else s.PROTECTED
+            return Transition(s.TEST_FAILOVER_CLEANUP_IN_PROGRESS, done, pending, pending)
         case Operation.FAILOVER:
             return Transition(s.FAILOVER_IN_PROGRESS, s.FAILOVER_COMMIT_PENDING, s.FAILOVER_FAILED, s.PROTECTED)
         case Operation.CANCEL_FAILOVER:
@@ -158,6 +174,14 @@ def transition(operation: Operation, state: State, direction: Direction = Direct
         case Operation.COMMIT:
             done = s.FAILOVER_COMMITTED if state is s.FAILOVER_COMMIT_PENDING else s.FAILBACK_COMMITTED
             return Transition(s.COMMIT_IN_PROGRESS, done, state, state)
+        case Operation.UNDO:
+            return Transition(s.UNDO_IN_PROGRESS, s.PROTECTED, s.FAILOVER_FAILED, s.FAILOVER_COMMIT_PENDING)
+        case Operation.COMPLETE_MIGRATION:
+            return Transition(s.MIGRATION_IN_PROGRESS, s.MIGRATED, s.MIGRATION_FAILED, state)
+        case Operation.PAUSE:
+            return Transition(None, s.PAUSED, state, state)
+        case Operation.RESUME:
+            return Transition(None, _steady(direction), state, state)
         case Operation.REPROTECT:
             forward = direction is Direction.REVERSE
             done = s.PROTECTED if forward else s.REVERSE_PROTECTED
@@ -171,6 +195,20 @@ def transition(operation: Operation, state: State, direction: Direction = Direct
             return Transition(None, state, state, state)
         case Operation.DISABLE:
             return Transition(s.DISABLING, s.UNPROTECTED, s.DISABLE_FAILED, s.DISABLE_FAILED)
+
+
+def way_back(operation: Operation, state: State) -> Operation | None:
+    """What cancelling a failed job of ``operation`` begins: the way back out of a failover or failback that stuck."""
+    if state is State.FAILOVER_FAILED and operation in _INTO_FAILOVER_FAILED:
+        return Operation.CANCEL_FAILOVER
+    if state is State.FAILBACK_FAILED and operation in (Operation.FAILBACK, Operation.CANCEL_FAILBACK):
+        return Operation.CANCEL_FAILBACK
+    return None
+
+
+_INTO_FAILOVER_FAILED = frozenset(
+    {Operation.FAILOVER, Operation.CHANGE_POINT, Operation.UNDO, Operation.CANCEL_FAILOVER}
+)
 
 
 def after_report(state: State, direction: Direction, phase: str, *, running: bool) -> State:

@@ -1,7 +1,8 @@
 """Which recovery points a policy's retention lets go (reference 3).
 
 The newer, the denser: all points of the last 2 hours, then one per hour up to 1 day, one per 2 hours up to 7 days, one
-per 4 hours up to 15 days; nothing beyond the retention. The same is kept of app-consistent points by themselves, so
+per 4 hours up to 15 days (reference 3), one per day up to 90 days and one per week beyond (ours: the original keeps
+nothing so long); nothing beyond the retention. The same is kept of app-consistent points by themselves, so
 that thinning never takes the last of these from an hour.
 """
 
@@ -10,13 +11,20 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
+from homeport.domain.limits import MOST_RETENTION
 from homeport.domain.points import Consistency, PointId, PointInfo
 from homeport.domain.units import DAY, HOUR
 
 DENSE = 2 * HOUR
 """Seconds for which every point is kept."""
 
-TIERS: tuple[tuple[int, int], ...] = ((DAY, HOUR), (7 * DAY, 2 * HOUR), (15 * DAY, 4 * HOUR))
+TIERS: tuple[tuple[int, int], ...] = (
+    (DAY, HOUR),
+    (7 * DAY, 2 * HOUR),
+    (15 * DAY, 4 * HOUR),
+    (90 * DAY, DAY),
+    (MOST_RETENTION, 7 * DAY),
+)
 """``(up to this age, one point per this long)``, in seconds. Buckets lie on the clock, each tier's within the next's,
 so that what an older tier keeps was kept by the younger one."""
 

@@ -26,12 +26,17 @@ class State(StrEnum):
     FAILBACK_IN_PROGRESS = "FailbackInProgress"
     FAILBACK_COMMIT_PENDING = "FailbackCommitPending"
     FAILBACK_COMMITTED = "FailbackCommitted"
+    PAUSED = "Paused"
+    UNDO_IN_PROGRESS = "UndoInProgress"
+    MIGRATION_IN_PROGRESS = "CompleteMigrationInProgress"
+    MIGRATED = "Migrated"
     DISABLING = "Disabling"
 
     ENABLE_FAILED = "EnableFailed"
     FAILOVER_FAILED = "FailoverFailed"
     REPROTECT_FAILED = "ReprotectFailed"
     FAILBACK_FAILED = "FailbackFailed"
+    MIGRATION_FAILED = "MigrationFailed"
     DISABLE_FAILED = "DisableFailed"
 
 
@@ -40,6 +45,36 @@ class Direction(StrEnum):
 
     FORWARD = "forward"
     REVERSE = "reverse"
+
+
+_REVERSE_ONLY = frozenset(
+    {
+        State.REVERSE_PROTECTED,
+        State.FAILBACK_IN_PROGRESS,
+        State.FAILBACK_COMMIT_PENDING,
+        State.FAILBACK_COMMITTED,
+        State.FAILBACK_FAILED,
+    }
+)
+
+_EITHER_WAY = frozenset(
+    {
+        State.RESYNCING,
+        State.PAUSED,
+        State.COMMIT_IN_PROGRESS,
+        State.REPROTECT_IN_PROGRESS,
+        State.REPROTECT_FAILED,
+        State.DISABLING,
+        State.DISABLE_FAILED,
+    }
+)
+
+
+def directions_of(state: State) -> tuple[Direction, ...]:
+    """Those that an item in ``state`` can have: a reprotect turns it, when it is done."""
+    if state in _EITHER_WAY:
+        return tuple(Direction)
+    return (Direction.REVERSE,) if state in _REVERSE_ONLY else (Direction.FORWARD,)
 
 
 IN_PROGRESS = frozenset(
@@ -53,6 +88,8 @@ IN_PROGRESS = frozenset(
         State.COMMIT_IN_PROGRESS,
         State.REPROTECT_IN_PROGRESS,
         State.FAILBACK_IN_PROGRESS,
+        State.UNDO_IN_PROGRESS,
+        State.MIGRATION_IN_PROGRESS,
         State.DISABLING,
     }
 )
@@ -68,6 +105,8 @@ STEADY = frozenset(
         State.REVERSE_PROTECTED,
         State.FAILBACK_COMMIT_PENDING,
         State.FAILBACK_COMMITTED,
+        State.PAUSED,
+        State.MIGRATED,
     }
 )
 
@@ -77,6 +116,7 @@ FAILED = frozenset(
         State.FAILOVER_FAILED,
         State.REPROTECT_FAILED,
         State.FAILBACK_FAILED,
+        State.MIGRATION_FAILED,
         State.DISABLE_FAILED,
     }
 )
@@ -96,9 +136,28 @@ OFFERS_POINTS = frozenset(
         State.FAILBACK_IN_PROGRESS,
         State.FAILBACK_COMMIT_PENDING,
         State.FAILBACK_FAILED,
+        State.PAUSED,
+        State.UNDO_IN_PROGRESS,
     }
 )
-"""Points exist for the operator only here: after a commit the list is empty (reference 2.5, invariant 1)."""
+"""Points are offered to the operator here, whatever the commit does with them (reference 2.5, invariant 1)."""
+
+OFFERS_KEPT_POINTS = frozenset(
+    {
+        State.COMMIT_IN_PROGRESS,
+        State.FAILOVER_COMMITTED,
+        State.FAILBACK_COMMITTED,
+        State.REPROTECT_IN_PROGRESS,
+        State.REPROTECT_FAILED,
+    }
+)
+"""Here a commit has passed, or passes: the list is empty, unless the commit keeps the points for their retention."""
+
+
+def offers_points(state: State, *, points_kept: bool = False) -> bool:
+    """Whether points are offered in ``state``. ``points_kept``: the commit did not erase them."""
+    return state in OFFERS_POINTS or (points_kept and state in OFFERS_KEPT_POINTS)
+
 
 REPLICATES = frozenset(
     {
@@ -112,3 +171,6 @@ REPLICATES = frozenset(
     }
 )
 """Replication should run, so its age, errors and silence count for the item's health."""
+
+TRACKS_RPO = REPLICATES | {State.PAUSED}
+"""The age of the newest point is what would be lost now; while replication is paused it grows."""

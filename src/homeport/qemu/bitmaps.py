@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,20 +149,21 @@ def known_to_all(found: Iterable[Sequence[Bitmap]]) -> dict[PointId, str]:
     return dict(sorted(common or (), key=lambda pair: (pair[0].timeline in now, pair[0])))
 
 
-def start_tracking(qmp: Qmp, base: PointId) -> str:
-    """Mark what is written from now on as changes since ``base`` on all disks at one instant; the incarnation.
+def start_tracking(qmp: Qmp, base: PointId, exclude: Collection[str] = ()) -> str:
+    """Mark what is written from now on as changes since ``base`` on all disks but those of ``exclude`` (ids) at one
+    instant; the incarnation.
 
     Where every disk tracks ``base`` already, nothing happens. Otherwise all other knowledge of Homeport's is removed:
     it belongs to content that the disks don't have any more. Before the guest's first instruction nothing is missed.
     """
     known = nodes(qmp)
     found = bitmaps(qmp, known)
-    already = known_to_all(found.values())
+    already = known_to_all(of_disk for disk, of_disk in found.items() if disk not in exclude)
     if base in already:
         return already[base]
     incarnation = new_incarnation()
     actions = [remove(bitmap) for of_disk in found.values() for bitmap in of_disk]
-    actions += [add(disk, base, incarnation) for disk in disks(qmp, known)]
+    actions += [add(disk, base, incarnation) for disk in disks(qmp, known) if disk.id not in exclude]
     transact(qmp, actions)
     return incarnation
 

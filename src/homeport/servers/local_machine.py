@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,29 @@ SCRATCH_LIMIT = 8 * GiB
 """What the guest may overwrite while a view of it is read; beyond, the view breaks and is taken again."""
 
 
-class LocalMachine:
-    """``scratch``: a folder for this machine's views."""
+def without_disks(machine: Machine, exclude: Collection[str]) -> Machine:
+    """``machine`` with what of it is replicated: its other disks (ids) are named in ``extra``, and left alone."""
+    left_out = [disk.id for disk in machine.disks if disk.id in exclude]
+    if not left_out:
+        return machine
+    return replace(
+        machine,
+        disks=tuple(disk for disk in machine.disks if disk.id not in exclude),
+        extra={**machine.extra, "excluded_disks": left_out},
+    )
 
-    def __init__(self, site: QemuSite, vm: str, scratch: Path) -> None:
+
+class LocalMachine:
+    """``scratch``: a folder for this machine's views; ``exclude``: ids of disks that are not replicated."""
+
+    def __init__(self, site: QemuSite, vm: str, scratch: Path, *, exclude: Collection[str] = ()) -> None:
         self._site = site
         self._vm = vm
         self._scratch = scratch
+        self._exclude = frozenset(exclude)
 
     def describe(self) -> dict[str, Any]:
-        return self._site.machine(self._vm).to_json()
+        return without_disks(self._site.machine(self._vm), self._exclude).to_json()
 
     def source(self) -> QemuSource:
         server = self._site.nbd_server(self._vm)
@@ -44,6 +58,7 @@ class LocalMachine:
             scratch_limit=SCRATCH_LIMIT,
             nbd_dir=self._site.folder(self._vm) / "run",  # QEMU keeps its first address for as long as it lives
             nbd_server=server,
+            exclude=self._exclude,
         )
 
     def quiesce(self, timeout: float) -> bool:

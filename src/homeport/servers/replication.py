@@ -7,6 +7,7 @@ tried again; only a fence ends it for good.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -143,6 +144,12 @@ class Replication:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
+    def renew(self, raw: dict[str, Any]) -> None:
+        """Go on with what the vault tells now: see :func:`renewed`."""
+        with self._lock:
+            self.spec = renewed(self.spec, raw)
+        self._wake.set()
+
     def resync(self) -> None:
         self._resync.set()
         self._wake.set()
@@ -217,7 +224,7 @@ class Replication:
                 self._say("seeding", force=True)
                 cycle.first_copy()
             next_prune = 0.0
-            next_point = time.monotonic()
+            last_point = -math.inf
             while True:
                 if self._stop.is_set():
                     raise _Stop
@@ -228,11 +235,11 @@ class Replication:
                 if resync:
                     self._resync.clear()
                     cycle.resync()
-                    next_point = 0.0
-                due = time.monotonic() >= next_point
+                    last_point = -math.inf
+                due = time.monotonic() >= last_point + self.spec.interval
                 request = self._next_request()
                 if due or request:
-                    next_point = time.monotonic() + self.spec.interval
+                    last_point = time.monotonic()
                     try:
                         self._take(cycle, store, request)
                     except BaseException:
@@ -246,7 +253,7 @@ class Replication:
                             self._failed("error", error)  # points go on into the cache all the same
                         next_prune = time.monotonic() + PRUNE_EVERY
                     continue
-                self._wake.wait(max(0.0, next_point - time.monotonic()))
+                self._wake.wait(max(0.0, last_point + self.spec.interval - time.monotonic()))
                 self._wake.clear()
         finally:
             cycle.close()
@@ -376,8 +383,17 @@ class Replication:
 
 
 def renewed(spec: ReplicationSpec, raw: dict[str, Any]) -> ReplicationSpec:
-    """The same replication with what may change while it runs (address, interval, retention) taken from ``raw``."""
-    fresh = ReplicationSpec.from_json(raw)
+    """The same replication with what may change while it runs taken from ``raw``: the store's address, where it is
+    told, and the policy's values, unless those that it has are newer."""
+    fresh = ReplicationSpec.from_json({**spec.raw, **raw})
+    if "store" in raw:
+        spec = replace(spec, store=fresh.store)
+    if fresh.policy_at < spec.policy_at:
+        return spec
     return replace(
-        spec, store=fresh.store, interval=fresh.interval, app_consistent=fresh.app_consistent, retention=fresh.retention
+        spec,
+        interval=fresh.interval,
+        app_consistent=fresh.app_consistent,
+        retention=fresh.retention,
+        policy_at=fresh.policy_at,
     )

@@ -22,8 +22,10 @@ class StoreAddress:
 class ReplicationSpec:
     """``interval``, ``app_consistent``, ``retention`` in seconds (0: off).
 
+    ``policy_at``: when the vault read these three; a later one counts, in whatever order they come (ISO 8601, UTC).
     ``tracker_base``: what the running machine's tracker calls the content it started from; ``same_as``: the point of
-    *this* site's store that equals the timeline's base content, where that is known for certain.
+    *this* site's store that equals the timeline's base content, where that is known for certain. ``exclude``: ids of
+    disks that stay out of the replication.
     """
 
     item: str
@@ -37,6 +39,8 @@ class ReplicationSpec:
     tracker_base: PointId | None
     same_as: PointId | None
     raw: dict[str, Any]
+    exclude: frozenset[str] = frozenset()
+    policy_at: str = ""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ReplicationSpec:
@@ -55,6 +59,8 @@ class ReplicationSpec:
             tracker_base=point("tracker_base"),
             same_as=point("same_as"),
             raw=data,
+            policy_at=str(data.get("policy_at") or ""),
+            exclude=frozenset(data.get("exclude") or ()),
         )
 
 

@@ -26,6 +26,7 @@ from homeport.store.keys import VaultKey, seal_vault, sealed_header
 from homeport.store.memory import MemoryObjects
 from homeport.store.objects import open_objects
 from homeport.vault.app import Vault, create_vault
+from homeport.vault.engines import DatabaseUnreachable
 
 log = structlog.get_logger(__name__)
 
@@ -38,18 +39,16 @@ class AlreadyUp(HomeportError):
     remedy = "Use it, or stop it first; another state folder is another vault."
 
 
-def run(state: Path, port: int | None = None) -> None:
-    """Serve until SIGTERM or SIGINT. Machines and point servers go on when it ends. Raises AlreadyUp."""
+def run(state: Path, port: int | None = None, database: str | None = None) -> None:
+    """Serve until SIGTERM or SIGINT. Machines and point servers go on when it ends. ``database``: address of a
+    PostgreSQL database; without, SQLite in the state folder. Raises AlreadyUp, and what opening the vault raises."""
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise AlreadyUp(f"a vault is already up in {state}") from error
+    if _locked(state / "lock") is None:
+        raise AlreadyUp(f"a vault is already up in {state}")
     _log_to(state / "homeport.log")
     faulthandler.register(signal.SIGUSR1, file=(state / "stacks.txt").open("a"))  # what is every thread doing?
     listener = _listen(state, port)
-    vault = create_vault(state)
+    vault = create_vault(state, database=database)
     _seal_header(vault)
     vault.start()
     server = uvicorn.Server(uvicorn.Config(vault.app, log_config=None, access_log=False, timeout_graceful_shutdown=3))
@@ -65,7 +64,11 @@ def run(state: Path, port: int | None = None) -> None:
     while not stop.wait(0.2):
         if not thread.is_alive():
             raise HomeportError("the REST API has ended", code="up.api-ended", remedy=f"See {state / 'homeport.log'}.")
-        sites.reconcile()
+        try:
+            sites.reconcile()
+        except DatabaseUnreachable as error:
+            # What replicates goes on without it; whoever asks the vault is told.
+            log.error("the vault's database is away", error=error.cause)
     sites.stop()
     vault.core.signal.stop()  # long polls answer, so that the API can end
     server.should_exit = True
@@ -91,11 +94,22 @@ class _Sites:
         self._state = state
         self._token = (state / "token").read_text().strip()
         self._servers: dict[str, ConfigurationServer] = {}
+        self._opened: dict[str, dict[str, Any]] = {}
+        """As they were when they were opened, or refused."""
         self._refused: set[str] = set()
+        self._locks: dict[str, int] = {}
 
     def reconcile(self) -> None:
-        for site in self._vault.sites():
-            if site["name"] not in self._servers and site["name"] not in self._refused:
+        sites = {site["name"]: site for site in self._vault.sites()}
+        for name, opened in list(self._opened.items()):
+            if sites.get(name) != opened:  # removed, or it has another store now
+                self._refused.discard(name)
+                del self._opened[name]
+                if server := self._servers.pop(name, None):
+                    server.stop()
+                self._let_go(name)
+        for name, site in sites.items():
+            if name not in self._servers and name not in self._refused:
                 self._open(site)
 
     def _open(self, site: dict[str, Any]) -> None:
@@ -105,13 +119,19 @@ class _Sites:
         folder = path / SITE_FOLDER
         try:
             (folder / "store").mkdir(parents=True, exist_ok=True, mode=0o700)
-            url = (folder / "store").as_uri()
+            lock = _locked(folder / "servers.lock")
+            if lock is None:
+                return  # another instance of the vault looks after the site; when it ends, this one does
+            self._locks[site["name"]], self._opened[site["name"]] = lock, site
+            url = site["store"] or (folder / "store").as_uri()
             work = SiteWork(site["name"], QemuSite(path, name=site["name"]), folder, open_objects(url), url)
             server = ConfigurationServer(site["name"], self._url, self._token, work)
             server.start()
         except (OSError, HomeportError) as error:
             log.error("site can't be opened", site=site["name"], error=str(error))
+            self._opened[site["name"]] = site
             self._refused.add(site["name"])
+            self._let_go(site["name"])
             return
         self._servers[site["name"]] = server
 
@@ -121,6 +141,25 @@ class _Sites:
             thread.start()
         for thread in threads:
             thread.join()
+        for name in list(self._locks):
+            self._let_go(name)
+
+    def _let_go(self, site: str) -> None:
+        """Another instance of the vault may look after the site."""
+        lock = self._locks.pop(site, None)
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked(path: Path) -> int | None:
+    """The lock, held until it is closed or this process ends; None where another process has it."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
 
 
 def _listen(state: Path, port: int | None) -> socket.socket:

@@ -10,32 +10,36 @@ import json
 import secrets
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from homeport.bucket import purging
 from homeport.domain.errors import HomeportError
 from homeport.domain.machines import Machine, Power
 from homeport.domain.points import Consistency, PointId
-from homeport.domain.units import MINUTE, MiB
+from homeport.domain.units import MINUTE, KiB, MiB
+from homeport.servers import store_probe, vault_backup
 from homeport.servers.crossing import Crossing
 from homeport.servers.durable import write_durably
 from homeport.servers.hydration_plan import HydrationPlan
 from homeport.servers.imports import import_base
-from homeport.servers.local_machine import LocalMachine, disk_views
+from homeport.servers.local_machine import LocalMachine, disk_views, without_disks
 from homeport.servers.master_target import MasterTarget, NothingToRollBack, stamp
 from homeport.servers.object_gateway import ObjectGateway
 from homeport.servers.point_services import PointServices
-from homeport.servers.replication import Final, Replication, renewed
+from homeport.servers.replication import Final, Replication
 from homeport.servers.replication_spec import ReplicationSpec, machine_key_of
+from homeport.servers.site_facts import StoreProbe, drives
 from homeport.servers.store_care import StoreCare
 from homeport.sites.errors import MachineNotFound
 from homeport.sites.interface import StartOptions
 from homeport.sites.qemu import QemuSite
+from homeport.store import names
 from homeport.store.keys import VaultKey, machine_key, place_header, seal_vault, sealed_header
-from homeport.store.objects import Objects
+from homeport.store.objects import Objects, versioned
 from homeport.store.timeline import MachineStore
 
 log = structlog.get_logger(__name__)
@@ -45,6 +49,10 @@ Params = dict[str, Any]
 Result = dict[str, Any]
 
 HYDRATION_RATE = 200 * MiB
+_PROBED = 64 * KiB
+"""What is read of each disk of a point to see that it can be."""
+HYDRATION_LOOK = 1.0
+"""Seconds between two looks at how far a hydration that is waited for has come."""
 LEASE_SECONDS = 10 * 365 * 86400.0
 """A running overlay's lease ends when its machine is removed; until then it must outlast any outage."""
 
@@ -69,6 +77,7 @@ class SiteWork:
         self._folder = folder
         self._objects = objects
         self._objects_url = objects_url
+        self._store_probe = StoreProbe(objects, objects_url)
         self._gateway = self._open_gateway()
         self._master_target = MasterTarget(folder / "retention")
         self._services = PointServices(folder / "points", objects_url)
@@ -77,6 +86,7 @@ class SiteWork:
         self._replications: dict[str, Replication] = {}
         self._crossings: dict[str, Crossing] = {}
         self._lock = threading.RLock()
+        self._ending = threading.Event()
         self._report: Callable[[dict[str, Any]], None] = lambda report: None
         self._owner = name
         self._kinds: dict[str, Callable[[Params, Progress], Result]] = {
@@ -84,6 +94,7 @@ class SiteWork:
             "start-machine": self._start_machine,
             "prepare-timeline": self._prepare_timeline,
             "replicate": self._replicate,
+            "renew-replication": self._renew_replication,
             "stop-replication": self._stop_replication,
             "take-point": self._take_point,
             "resync": self._resync,
@@ -99,7 +110,18 @@ class SiteWork:
             "rollback-disks": self._rollback_disks,
             "start-original": self._start_original,
             "hide-points": self._hide_points,
+            "probe-store": self._probe_store,
+            "verify-point": self._verify_point,
+            "purge": self._purge,
+            "drop-points": self._drop_points,
+            "drop-timeline": self._drop_timeline,
+            "stop-machine": self._stop_machine,
+            "hydrate": self._hydrate,
             "forget": self._forget,
+            "describe": self._describe,
+            "raise-fence": lambda params, progress: {},
+            "store-vault-backup": self._store_vault_backup,
+            "list-vault-backups": lambda params, progress: vault_backup.list_backups(self._objects),
         }
 
     # ── the configuration server's side ─────────────────────────────────────────────────────────────────────────
@@ -116,7 +138,8 @@ class SiteWork:
         return {"url": self._gateway.url, "token": self._token()}
 
     def facts(self) -> dict[str, Any]:
-        return self._site.facts()
+        """For checks: the site's, its store's, its drives'."""
+        return {**self._site.facts(), **drives(self._folder), "store": self._store_probe.facts()}
 
     def welcome(self, answer: dict[str, Any]) -> None:
         """The vault's answer to our greeting: its header, sealed by the passphrase, goes beside the data, once."""
@@ -166,6 +189,7 @@ class SiteWork:
                 self._site.hydrate(machine.name, HYDRATION_RATE)
 
     def stop(self) -> None:
+        self._ending.set()
         with self._lock:
             running = list(self._replications.values())
         for replication in running:
@@ -186,19 +210,28 @@ class SiteWork:
         with self._lock:
             running = self._replications.get(spec.item)
             if running is not None and running.alive and running.spec.timeline == spec.timeline:
-                running.spec = renewed(running.spec, params)
+                running.renew(params)
                 return running
         if running is not None:
             running.stop()
         with self._lock:
             cache = self._cache(spec.item, spec.timeline)
             write_durably(cache / "replicate.json", json.dumps(params).encode())
-            machine = LocalMachine(self._site, spec.vm, cache / "scratch")
+            machine = LocalMachine(self._site, spec.vm, cache / "scratch", exclude=spec.exclude)
             crossing = self._crossings.setdefault(spec.item, Crossing())
             replication = Replication(spec, machine, self._objects, cache, self._owner, self._report, crossing)
             self._replications[spec.item] = replication
             replication.start()
             return replication
+
+    def _renew_replication(self, params: Params, progress: Progress) -> Result:
+        """The item's policy changed. Where nothing replicates nothing begins: who begins is told the policy then."""
+        with self._lock:
+            running = self._replications.get(params["item"])
+        if running is None or not running.alive or running.spec.timeline != params["timeline"]:
+            return {"renewed": False}
+        running.renew(params)
+        return {"renewed": True}
 
     def _running(self, item: str) -> Replication:
         with self._lock:
@@ -298,8 +331,53 @@ class SiteWork:
         points = store.points(params["timeline"])
         return {"points": [point.to_json() for point in points], "head": _text(store.head(params["timeline"]))}
 
+    def _probe_store(self, params: Params, progress: Progress) -> Result:
+        if self._vault is None:
+            raise HomeportError("this site has not greeted its vault yet", code="site.not-joined")
+        return {"free": store_probe.try_out(params["store"], self._vault.id)}
+
+    def _verify_point(self, params: Params, progress: Progress) -> Result:
+        """The point can be opened here, has all disks of ``disks``, and all that it stands on is there."""
+        store = self._store(params)
+        point = PointId.parse(params["point"])
+        found = store.verify(point, progress=progress)
+        reader = store.open(point)
+        wrong = [f"{problem.object}: {problem.cause}" for problem in found.problems]
+        wrong += [f"it has no {disk}" for disk in params["disks"] if disk not in reader.disks]
+        if wrong:
+            raise HomeportError(
+                f"recovery point {point} can't be used at {self.name}: {'; '.join(wrong[:5])}",
+                code="protect.point-unusable",
+                remedy="Compare everything again with `homeport disable ITEM` and a new `homeport protect`; "
+                "`homeport store verify --deep` tells more of the store.",
+                problems=wrong,
+            )
+        for disk, size in reader.disks.items():
+            reader.read(disk, 0, min(size, _PROBED))
+        return {"point": str(point), "disks": dict(reader.disks), "objects": found.objects, "segments": found.segments}
+
     def _hide_points(self, params: Params, progress: Progress) -> Result:
         self._store(params).hide(params["timeline"], int(params["upto"]))
+        return {}
+
+    def _drop_points(self, params: Params, progress: Progress) -> Result:
+        """``timelines``: up to which number each loses its points; ``keep``: points that something still needs. The
+        newest of each, leased ones and those that others fork from stay in any case: hidden, not dropped."""
+        store = self._store(params)
+        keep = {PointId.parse(point) for point in params["keep"]}
+        there = set(store.timeline_ids())
+        dropped = 0
+        for timeline, upto in params["timelines"].items():
+            if timeline not in there:
+                continue
+            store.hide(timeline, int(upto))
+            found = [point.id for point in store.points(timeline, hidden=True)]
+            drop = [point.number for point in found if point.number <= int(upto) and point not in keep]
+            dropped += len(store.expire(timeline, drop).dropped)
+        return {"dropped": dropped}
+
+    def _drop_timeline(self, params: Params, progress: Progress) -> Result:
+        self._store(params).purge(params["timeline"])
         return {}
 
     def _import_base(self, params: Params, progress: Progress) -> Result:
@@ -315,6 +393,7 @@ class SiteWork:
                 remedy="Shut it down; its writes since the failover are undone by the failback.",
             )
         self._site.power_off(params["vm"])
+        machine = without_disks(machine, params.get("exclude", ()))
         spool = self._cache(params["item"], params["timeline"]) / "import"
         parent = _point(params, "parent")
         with disk_views(self._site, machine) as views:
@@ -333,10 +412,19 @@ class SiteWork:
         found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
         return found
 
+    def _describe(self, params: Params, progress: Progress) -> Result:
+        """What a vault is rebuilt from, beside the points; where there are none any more, nothing is left lying."""
+        if any(True for _ in self._objects.list(names.machine_keys(params["machine"]))):
+            self._store(params).describe(params["description"])
+        return {}
+
+    def _store_vault_backup(self, params: Params, progress: Progress) -> Result:
+        return vault_backup.store_backup(self._objects, self._joined(), params)
+
     # ── machines at this site ───────────────────────────────────────────────────────────────────────────────────
 
     def _inventory(self, params: Params, progress: Progress) -> Result:
-        return {"machines": [machine.to_json() for machine in self._site.machines()], "facts": self._site.facts()}
+        return {"machines": [machine.to_json() for machine in self._site.machines()], "facts": self.facts()}
 
     def _start_machine(self, params: Params, progress: Progress) -> Result:
         return {"machine": self._site.start(params["vm"], StartOptions()).to_json()}
@@ -398,6 +486,40 @@ class SiteWork:
             return f"{vm} at {self.name} is {'a' if origin['test'] else 'no'} test machine: it was left alone"
         return None
 
+    def _stop_machine(self, params: Params, progress: Progress) -> Result:
+        """The guest is shut down, else loses power. ``gone``: there is no such machine."""
+        vm = params["vm"]
+        try:
+            clean = self._site.shut_down(vm, float(params.get("timeout", 2 * MINUTE)))
+        except MachineNotFound:
+            return {"gone": True}
+        self._site.power_off(vm)
+        notes = [] if clean else [f"the guest of {vm} did not shut down in time and was powered off"]
+        return {"gone": False, "notes": notes}
+
+    def _hydrate(self, params: Params, progress: Progress) -> Result:
+        """Until the machine holds all of its disks itself; then nothing needs its recovery point any more."""
+        vm, keys = params["vm"], machine_key_of(params)
+        while True:
+            state = self._site.hydrate(vm, HYDRATION_RATE)
+            progress(state.done, state.total, "copying the rest of the recovery point")
+            if state.finished:
+                break
+            if self._site.machine(vm).power is Power.OFF:
+                raise HomeportError(
+                    f"{vm} at {self.name} is off, and its disks still lie on its recovery point",
+                    code="migration.machine-off",
+                    remedy=f"Start it with `homeport machine start {self.name} {vm}`, then restart the job.",
+                )
+            if self._ending.wait(HYDRATION_LOOK):
+                raise HomeportError(f"{self.name} stops", code="site.unreachable", remedy="Restart the job.")
+        self._services.end(vm)
+        store = MachineStore(self._objects, keys)
+        for lease in store.leases():
+            if lease.owner == vm:
+                store.release(lease.point, vm)
+        return {"bytes": state.total}
+
     def _fence(self, params: Params, progress: Progress) -> Result:
         """The machine goes on elsewhere: it must not be started here; where asked, it is powered off too."""
         try:
@@ -426,7 +548,7 @@ class SiteWork:
     def _write_disks(self, params: Params, progress: Progress) -> Result:
         store = self._store(params)
         base, target = PointId.parse(params["base"]), PointId.parse(params["point"])
-        machine = self._site.machine(params["vm"])
+        machine = without_disks(self._site.machine(params["vm"]), params.get("exclude", ()))
         stamps = self._imported(params["machine"])
         imported = stamps["disks"] if stamps.get("point") == str(base) else None
         written = self._master_target.write_disks(
@@ -436,7 +558,7 @@ class SiteWork:
 
     def _rollback_disks(self, params: Params, progress: Progress) -> Result:
         self._site.power_off(params["vm"])
-        machine = self._site.machine(params["vm"])
+        machine = without_disks(self._site.machine(params["vm"]), params.get("exclude", ()))
         try:
             return {"restored": self._master_target.roll_back(self._site.folder(params["vm"]), machine)}
         except NothingToRollBack:
@@ -460,8 +582,25 @@ class SiteWork:
         if params.get("timelines"):
             store = self._store(params)
             self._must_be_free(store)
-            store.purge()
+            purge_timelines(store, params["timelines"])
+            if not store.timeline_ids():
+                store.purge()
         return {}
+
+    def _purge(self, params: Params, progress: Progress) -> Result:
+        """Delete the points of ``timelines``; where the machine has no others here, all of it, with ``shred`` its key
+        first."""
+        store = self._store(params)
+        self._must_be_free(store)
+        if set(store.timeline_ids()) - set(params["timelines"]):
+            purge_timelines(store, params["timelines"])
+            return {"notes": [f"The machine has other recovery points at {self.name}: its key stays there."]}
+        shred = bool(params.get("shred"))
+        notes = []
+        if shred and versioned(self._objects) is not False:
+            notes.append(f"The store of {self.name} may keep what is deleted: the machine's key could be brought back.")
+        purging.purge(self._objects, params["machine"], shred=shred, progress=progress)
+        return {"notes": notes}
 
     def _must_be_free(self, store: MachineStore) -> None:
         """A machine that still reads its recovery point would lose its disks with it."""
@@ -505,9 +644,13 @@ class SiteWork:
 
     def _keep_key(self, params: Params) -> None:
         """The machine's key, wrapped by the vault's, lies beside the data: the bucket and the passphrase are enough."""
+        machine_key(self._objects, self._joined(), params["machine"], create=machine_key_of(params))
+
+    def _joined(self) -> VaultKey:
+        """The vault's key, as the vault told it."""
         if self._vault is None:
             raise HomeportError("this site has not greeted its vault yet", code="site.not-joined")
-        machine_key(self._objects, self._vault, params["machine"], create=machine_key_of(params))
+        return self._vault
 
     def _check_fence(self, item: str, fence: int) -> None:
         path = self._folder / "fences" / item  # outlasts the item: work may come late
@@ -517,6 +660,20 @@ class SiteWork:
                 raise StaleWork(f"work with fence {fence} arrived after {seen}")
             if fence > seen:
                 write_durably(path, str(fence).encode())
+
+
+def purge_timelines(store: MachineStore, timelines: Collection[str]) -> None:
+    """Delete those of ``timelines`` that are there, forks before what they fork from. One that another timeline of the
+    machine forks from stays."""
+    left = [info for info in store.timelines() if info.id in timelines]
+    while left:
+        needed = {info.parent.timeline for info in store.timelines() if info.parent and info.parent.timeline != info.id}
+        free = [info for info in left if info.id not in needed]
+        if not free:
+            return
+        for info in free:
+            store.purge(info.id)
+        left = [info for info in left if info not in free]
 
 
 def _point(params: Params, name: str) -> PointId | None:

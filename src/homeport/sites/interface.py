@@ -72,4 +72,5 @@ class Site(Protocol):
         """Begin or go on copying the point into the machine's own disks; idempotent; reports how far it is."""
 
     def facts(self) -> dict[str, Any]:
-        """For checks: free memory, free disk space (bytes), accelerator and how it was proven."""
+        """For checks: memory, processors, disk (bytes), networks, quota, privileges as tried, the clock, and the
+        accelerator with how it was proven."""

@@ -10,7 +10,7 @@ knowledge lies in QEMU (names of bitmaps, nodes and exports), never in this proc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -57,6 +57,7 @@ class QemuSource:
     ``qmp_path``: its QMP socket; it is held during each call only. ``agent_path``: the guest agent's socket, if any.
     ``scratch``: a folder for this machine alone; ``scratch_limit``: bytes that an open view may take there, over all
     disks. ``nbd_dir``: where QEMU's NBD server gets its socket, unless QEMU has one already at ``nbd_server``.
+    ``exclude``: ids of disks that are left out: not tracked, not in any view.
 
     One thread drives it; the views it hands out are read by any number of threads.
     """
@@ -70,11 +71,13 @@ class QemuSource:
         scratch_limit: int,
         nbd_dir: Path,
         nbd_server: str | Path | None = None,
+        exclude: Collection[str] = (),
     ) -> None:
         self._qmp_path = Path(qmp_path)
         self._agent_path = agent_path
         self._scratch = Path(scratch)
         self._scratch_limit = scratch_limit
+        self._exclude = frozenset(exclude)
         self._own_server = nbd_server is None
         self._address = (
             Path(nbd_server) if nbd_server else exports.nbd_address(Path(nbd_dir).absolute(), self._qmp_path)
@@ -88,11 +91,11 @@ class QemuSource:
         """Track changes since ``base`` on all disks from now on, unless all do already; other knowledge is dropped."""
         with self._qmp() as qmp:
             self._drop_view(qmp)
-            tracker.start_tracking(qmp, base)
+            tracker.start_tracking(qmp, base, self._exclude)
 
     def tracked(self) -> dict[PointId, str]:
         with self._qmp() as qmp:
-            return tracker.known_to_all(tracker.bitmaps(qmp).values())
+            return tracker.known_to_all(self._bitmaps(qmp).values())
 
     # ── views ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -104,7 +107,7 @@ class QemuSource:
         """
         with self._qmp() as qmp:
             known = graph.nodes(qmp)
-            tracked = tracker.known_to_all(tracker.bitmaps(qmp, known).values())
+            tracked = tracker.known_to_all(self._bitmaps(qmp, known).values())
             if not tracked:
                 raise SourceError("a live copy was asked for while changes are not tracked", code="source.not-tracked")
             point, incarnation = list(tracked.items())[-1]
@@ -112,7 +115,7 @@ class QemuSource:
             if self._own_server:
                 exports.start_server(qmp, self._address)
             instant = datetime.now(UTC)
-            for disk in graph.disks(qmp, known):
+            for disk in self._disks(qmp, known):
                 view = self._reach(disk, exports.export_live(qmp, disk), None)
                 view.changed = Changed(Knowledge.EVERYTHING)
                 self._live.append(view)
@@ -168,8 +171,8 @@ class QemuSource:
     def _prepare(self, qmp: Qmp, point: PointId, base: PointId, expected: str | None) -> _Prepared:
         """Everything that the instant needs: generations in order, new bitmaps recording, nodes made, none in use."""
         known = graph.nodes(qmp)
-        disks = graph.disks(qmp, known)
-        generations = {disk: Generations(found) for disk, found in tracker.bitmaps(qmp, known).items()}
+        disks = self._disks(qmp, known)
+        generations = {disk: Generations(found) for disk, found in self._bitmaps(qmp, known).items()}
         for one in generations.values():
             one.fold(base, point)
             one.limit()
@@ -283,7 +286,7 @@ class QemuSource:
         """Forget the generations older than ``point``."""
 
         def forget(qmp: Qmp) -> None:
-            generations = [Generations(found) for found in tracker.bitmaps(qmp).values()]
+            generations = [Generations(found) for found in self._bitmaps(qmp).values()]
             for one in generations:
                 one.forget_before(point)
             tracker.transact(qmp, actions_of(generations))
@@ -296,7 +299,7 @@ class QemuSource:
         def back(qmp: Qmp) -> None:
             if not set(exports.views(qmp).values()) - {point}:
                 self._drop_view(qmp)
-            generations = [Generations(found) for found in tracker.bitmaps(qmp).values()]
+            generations = [Generations(found) for found in self._bitmaps(qmp).values()]
             for one in generations:
                 one.put_back(point)
             tracker.transact(qmp, actions_of(generations))
@@ -308,7 +311,7 @@ class QemuSource:
         with self._qmp() as qmp:
             self._drop_view(qmp)
             self._drop_live(qmp)
-            generations = [Generations(found) for found in tracker.bitmaps(qmp).values()]
+            generations = [Generations(found) for found in self._bitmaps(qmp).values()]
             for one in generations:
                 one.keep_only(handed)
             tracker.transact(qmp, actions_of(generations))
@@ -326,6 +329,14 @@ class QemuSource:
         self._unless_gone("close", None, end)
 
     # ── within ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _disks(self, qmp: Qmp, known: graph.Nodes) -> list[graph.DiskNode]:
+        """The disks that are replicated."""
+        return [disk for disk in graph.disks(qmp, known) if disk.id not in self._exclude]
+
+    def _bitmaps(self, qmp: Qmp, known: graph.Nodes | None = None) -> dict[str, list[tracker.Bitmap]]:
+        """Of the disks that are replicated."""
+        return {disk: found for disk, found in tracker.bitmaps(qmp, known).items() if disk not in self._exclude}
 
     @contextmanager
     def _qmp(self) -> Iterator[Qmp]:

@@ -126,6 +126,7 @@ _SHAPES: dict[str, dict[str, Check]] = {
     "description": {"description": _object},
     "digests": {"size": _whole(0, MOST_DISK + 1), "regions": _whole(0, MOST_DISK)},
     "machine key": {"key": _like(_SHA256)},  # 32 bytes in hex, as a hash is
+    "vault backup": {"backup": _name, "created": _time, "sha256": _like(_SHA256)},
     "manifest": _built,
 }
 _KINDS = {"point": ("point", "end"), "part": ("part",), "thin": ("thin",), "layer": ("layer",)}

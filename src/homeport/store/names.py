@@ -9,6 +9,7 @@ from urllib.parse import quote, unquote
 from homeport.domain.points import PointId
 
 VAULT = "vault/"
+VAULT_BACKUPS = "vault-backups/"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 _TIMELINE = re.compile(r"^[0-9a-f]{16}$")
 
@@ -33,6 +34,10 @@ def machine(machine: str) -> str:
 
 def vault(revision: int) -> str:
     return f"{VAULT}{revision:010d}.json"
+
+
+def vault_backup(id: str) -> str:
+    return f"{VAULT_BACKUPS}{name(id)}"
 
 
 def machine_keys(machine_id: str) -> str:

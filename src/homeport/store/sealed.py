@@ -65,6 +65,7 @@ LEASE = Kind(b"HP-LEASE", b"homeport lease 1")
 DESCRIPTION = Kind(b"HP-DESCR", b"homeport description 1")
 DIGESTS = Kind(b"HP-DIGST", b"homeport digests 1")
 MACHINE_KEY = Kind(b"HP-MKEY\0", b"homeport machine key 1")
+VAULT_BACKUP = Kind(b"HP-VBKUP", b"homeport vault backup 1")
 
 
 def text_field(text: str) -> bytes:

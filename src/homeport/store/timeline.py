@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from homeport.store.cache import Cache
 from homeport.store.chain import Link, chain
 from homeport.store.errors import (
     AlreadyExists,
+    Corrupt,
     Fenced,
     NotFound,
     PointNotFound,
@@ -390,6 +391,12 @@ class MachineStore:
         """The newest description that can be opened."""
         keys = [key for key, _ in self.objects.list(names.descriptions(self.machine))]
         return self._description(keys[-1]) if keys else None
+
+    def descriptions(self) -> Iterator[dict[str, Any]]:
+        """All of them, newest first; one that can't be opened is passed over."""
+        for key, _ in reversed(list(self.objects.list(names.descriptions(self.machine)))):
+            with contextlib.suppress(Corrupt, NotFound):
+                yield self._description(key)
 
     def _description(self, key: str) -> dict[str, Any]:
         found: dict[str, Any] = self.open_sealed(key, sealed.DESCRIPTION)["description"]

@@ -11,19 +11,26 @@ from pathlib import Path
 import structlog
 from dbos import DBOS
 from fastapi import FastAPI
-from sqlalchemy import select
+from sqlalchemy import URL, select
 
 from homeport.domain.errors import HomeportError
+from homeport.vault import checks, engines, operations, work
 from homeport.vault import core as running
-from homeport.vault import operations, work
 from homeport.vault import workflows as _registered  # noqa: F401
+from homeport.vault.admission import Dispatcher
 from homeport.vault.api import create_api
 from homeport.vault.core import Core, Timeouts
 from homeport.vault.database import Database, Json, SettingRow, SiteRow
+from homeport.vault.instances import Instances
+from homeport.vault.keeping import Keeping
 from homeport.vault.secrets import Secrets
 from homeport.vault.signal import Signal
+from homeport.vault.timers import Timers
 
 log = structlog.get_logger(__name__)
+
+LOCK = "vault.lock"
+"""In the state folder, held while a vault runs there."""
 
 APPLICATION_VERSION = "1"
 """Of the workflows, not of the product: an upgrade in the middle of a failover must resume it. A changed workflow is a
@@ -35,12 +42,25 @@ class StateInUse(HomeportError):
     remedy = "Stop the other `homeport up`, or give this one a state folder of its own."
 
 
+class IdentityMissing(HomeportError):
+    code = "vault.identity-missing"
+    remedy = (
+        "Copy vault-key.json and token from the state folder of another instance of this vault into this one's, "
+        "readable by their owner only; or give this vault a database of its own."
+    )
+
+
 class Vault:
     """Serve :attr:`app` with any ASGI server, between :meth:`start` and :meth:`stop`."""
 
     def __init__(self, core: Core, lock: int) -> None:
         self.core = core
+        self.instances = Instances(core, core.state / LOCK, lambda: operations.resume(core))
         self.app: FastAPI = create_api(core)
+        self._dispatcher = Dispatcher(core)
+        self._keeping = Keeping(core)
+        self._checks = checks.Watch(core)
+        self._timers = Timers(core)
         self._lock = lock
 
     @property
@@ -53,10 +73,10 @@ class Vault:
         return self.core.secrets.first_passphrase
 
     def sites(self) -> list[Json]:
-        """{"name", "provider", "path"} of each."""
+        """{"name", "provider", "path", "store"} of each."""
         with self.core.database.read() as session:
-            rows = session.scalars(select(SiteRow).order_by(SiteRow.name))
-            return [{"name": row.name, "provider": row.provider, "path": row.path} for row in rows]
+            rows = session.scalars(select(SiteRow).where(SiteRow.removed.is_(None)).order_by(SiteRow.name))
+            return [{"name": row.name, "provider": row.provider, "path": row.path, "store": row.store} for row in rows]
 
     def sealed(self) -> str | None:
         """The vault's key as sealed by the passphrase; None before :meth:`keep_sealed`."""
@@ -72,27 +92,40 @@ class Vault:
     def start(self) -> None:
         """Take up the operations that were under way, and accept new ones."""
         running.enter(self.core)
-        work.requeue_unacknowledged(self.core)
+        self.instances.begin()
+        if self.instances.alone():
+            work.requeue_unacknowledged(self.core)
         folder = self.core.state
-        _prepare_workflow_database(folder / "workflows.db")
         DBOS(
             config={
                 "name": "homeport",
-                "system_database_url": f"sqlite:///{folder / 'workflows.db'}",
+                "system_database_url": _workflow_database(self.core),
+                "sys_db_pool_size": 10,
                 "application_version": APPLICATION_VERSION,
-                "executor_id": self.core.secrets.vault_id,
+                "executor_id": self.instances.id,
                 "log_level": "WARNING",
                 "enable_otlp": False,
             }
         )
         DBOS.launch()
+        self.instances.take_over()
         operations.resume(self.core)
+        self.instances.watch()
+        self._dispatcher.start()
+        self._keeping.start()
+        self._checks.start()
+        self._timers.start()
         log.info("vault started", state=str(folder), vault=self.core.secrets.vault_id)
 
     def stop(self) -> None:
         """Let go at once: what is under way stays recorded and goes on at the next start."""
         self.core.signal.stop()
+        self._dispatcher.join()
+        self._keeping.join()
+        self._checks.join()
+        self._timers.join()
         DBOS.destroy()
+        self.instances.stop()
         running.enter(None)
         self.close()
 
@@ -103,28 +136,70 @@ class Vault:
 
 
 def create_vault(
-    state: Path, *, timeouts: Timeouts | None = None, on_site_added: Callable[[Json], None] | None = None
+    state: Path,
+    *,
+    database: str | None = None,
+    timeouts: Timeouts | None = None,
+    on_site_added: Callable[[Json], None] | None = None,
 ) -> Vault:
-    """The vault of a state folder, made if it is not there. ``on_site_added``: called with each site that is added
-    later, on a thread of the API. Raises :class:`StateInUse`."""
+    """The vault of a state folder, made if it is not there. ``database``: address of a PostgreSQL database; without,
+    SQLite in the state folder. ``on_site_added``: called with each site that is added later, on a thread of the API.
+    Raises :class:`StateInUse`, :class:`IdentityMissing`, and what opening the database raises."""
+    place = state / "vault.db" if database is None else engines.address_of(database)
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = os.open(state / "vault.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    lock = os.open(state / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(lock)
         raise StateInUse(f"Another vault runs in {state}.") from error
     signal = Signal()
-    core = Core(
-        state=state,
-        database=Database(state / "vault.db", signal.notify),
-        secrets=Secrets.open(state),
-        signal=signal,
-        timeouts=timeouts or Timeouts(),
-    )
+    try:
+        opened = Database(place, signal.notify)
+        core = Core(
+            state=state,
+            database=opened,
+            secrets=_identity(opened, state),
+            signal=signal,
+            timeouts=timeouts or Timeouts(),
+        )
+    except BaseException:
+        os.close(lock)
+        raise
     if on_site_added is not None:
         core.site_listeners.append(on_site_added)
     return Vault(core, lock)
+
+
+def _identity(database: Database, state: Path) -> Secrets:
+    """The secrets of the vault whose database this is: the first instance makes them, a further one must be given
+    them, for they are not in the database."""
+
+    def refuse(vault: str, found: str) -> IdentityMissing:
+        database.close()
+        return IdentityMissing(f"The database is that of vault {vault}; the state folder {state} {found}.")
+
+    with database.read() as session:
+        known = session.get(SettingRow, "vault")
+    if known is not None and not Secrets.kept(state):
+        raise refuse(known.value["id"], "has no vault's key")
+    secrets = Secrets.open(state)
+    with database.write() as session:
+        known = session.get(SettingRow, "vault")
+        if known is None:
+            session.add(SettingRow(name="vault", value={"id": secrets.vault_id}))
+    if known is not None and known.value["id"] != secrets.vault_id:
+        raise refuse(known.value["id"], f"has the key of vault {secrets.vault_id}")
+    return secrets
+
+
+def _workflow_database(core: Core) -> str:
+    """Beside the vault's own: a file of its own on SQLite, the schema ``dbos`` on PostgreSQL."""
+    if isinstance(core.database.place, URL):
+        return core.database.place.set(drivername="postgresql").render_as_string(hide_password=False)
+    path = core.state / "workflows.db"
+    _prepare_workflow_database(path)
+    return f"sqlite:///{path}"
 
 
 def _prepare_workflow_database(path: Path) -> None:

@@ -17,7 +17,10 @@ from homeport.vault.signal import Signal
 @dataclass(frozen=True)
 class Timeouts:
     """Seconds. ``silence``: how long a site's server may be silent before what it was asked counts as failed;
-    ``gone``: before a best-effort step does not even ask; the others bound single steps."""
+    ``gone``: before a best-effort step does not even ask; ``beat``: between two renewals of an instance's lease;
+    ``lease``: how long an instance may be silent before the others take its work over; ``timers``: between two looks at
+    what is due, ``timer_retry``: until what failed then is tried again; the rest bound single steps.
+    """
 
     silence: float = 60
     gone: float = 10
@@ -26,8 +29,13 @@ class Timeouts:
     take_point: float = 30
     stop_replication: float = 5
     inventory: float = 30
+    probe_store: float = 120
     forget: float = 60
     resumed: float = 60
+    timers: float = 5
+    timer_retry: float = 300
+    beat: float = 5
+    lease: float = 30
 
 
 @dataclass

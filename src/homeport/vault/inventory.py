@@ -25,12 +25,33 @@ class MachineNotFound(HomeportError):
     remedy = "See `homeport machine list SITE` for the machines that this site discovers."
 
 
+class NetworkMissing(HomeportError):
+    """Code and meaning are the original's (reference 6.6)."""
+
+    code = "70038"
+    remedy = "Make that network at the site, or choose another: `homeport item set ITEM --network NAME`."
+
+
 def site(session: Session, name: str) -> SiteRow:
     """Raises :class:`SiteNotFound`."""
     row = session.get(SiteRow, name)
-    if row is None:
+    if row is None or row.removed is not None:
         raise SiteNotFound(f"There is no site {name!r}.")
     return row
+
+
+def check_network(row: SiteRow, network: str) -> None:
+    """A site that does not tell its networks may have any. Raises :class:`NetworkMissing`."""
+    told = row.facts.get("networks")
+    if not isinstance(told, list):
+        return
+    names = [str(each["name"] if isinstance(each, dict) else each) for each in told]
+    if network not in names:
+        raise NetworkMissing(
+            f"Site {row.name!r} has no network {network!r}; it has {', '.join(names) or 'none'}.",
+            site=row.name,
+            networks=names,
+        )
 
 
 def refresh(core: Core, name: str, answer: Json) -> list[Json]:
@@ -43,7 +64,7 @@ def refresh(core: Core, name: str, answer: Json) -> list[Json]:
             MachineRow(site=name, uuid=machine["uuid"], name=machine["name"], data=machine) for machine in machines
         )
         row.inventoried = now()
-        row.facts = {**row.facts, **answer.get("facts", {})}
+        row.facts = {**row.facts, **answer.get("facts", {}), "received": now().isoformat()}
     return machines
 
 
@@ -59,6 +80,13 @@ def start_machine(core: Core, name: str, vm: str) -> Machine:
     limit = core.timeouts.inventory
     request = Ask(name, "start-machine", {"vm": vm}, key=f"start:{uuid.uuid4().hex}", silence=limit, limit=limit)
     return Machine.from_json(ask(core, request)["machine"])
+
+
+def probe_store(core: Core, name: str, store: str) -> Json:
+    """The site tries ``store`` (a URL) out: {"free"}: bytes, None where it doesn't say. Raises what it found wrong."""
+    limit = core.timeouts.probe_store
+    request = Ask(name, "probe-store", {"store": store}, key=f"probe:{uuid.uuid4().hex}", silence=limit, limit=limit)
+    return ask(core, request)
 
 
 def machines(core: Core, name: str, *, fresh: bool = False) -> list[Json]:

@@ -9,6 +9,11 @@ What one operation leaves for a later one lies in an item's ``ties``:
 ``pending``        {"fork" | "import": timeline}: named by an operation that has not ended, so that its repetition
                    names the same one
 ``attempted``      the point that the recovery machine was last asked to start from: it may be there, whole or in part
+``paused``         {"since", "replicate"}: replication is paused, and how it ran before
+``commit_policy``  {"action": "auto-commit" | "auto-rollback", "at"}: what becomes of a failover by itself; after a try
+                   also "job", and "error": why the last one failed
+``discarded``      [{"timeline", "site", "until"}]: what a recovery machine wrote whose failover was undone
+``kept``           [{"site", "timelines", "until"}]: points that a commit left (retained.py)
 """
 
 from __future__ import annotations
@@ -20,13 +25,17 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from homeport.domain import choice, health
+from homeport.domain.checks.catalogue import health_reasons
 from homeport.domain.errors import HomeportError
+from homeport.domain.machines import Machine
 from homeport.domain.operations import Operation, allowed_operations
 from homeport.domain.points import PointInfo
 from homeport.domain.policy import Policy, failback_policy
-from homeport.domain.states import OFFERS_POINTS, REPLICATES, Direction
+from homeport.domain.states import TRACKS_RPO, Direction, offers_points
+from homeport.domain.target import Target
 from homeport.vault.core import Core
-from homeport.vault.database import ItemRow, Json, PointRow, PolicyRow, now
+from homeport.vault.database import CheckRow, ItemRow, Json, PointRow, PolicyRow, now
+from homeport.vault.retained import points_kept
 
 
 class ItemNotFound(HomeportError):
@@ -45,9 +54,25 @@ def find(session: Session, name: str) -> ItemRow:
     return item
 
 
+def live(session: Session, name: str) -> ItemRow:
+    """One that is not deleted. Raises :class:`ItemNotFound`."""
+    item = find(session, name)
+    if item.removed is not None:
+        raise ItemNotFound(f"{item.name} is not protected any more.")
+    return item
+
+
 def policy_of(session: Session, name: str) -> Policy:
     row = session.get_one(PolicyRow, name)
-    return Policy(row.name, row.rpo_threshold, row.retention, row.app_consistent, row.interval, row.generated)
+    return Policy(
+        name=row.name,
+        rpo_threshold=row.rpo_threshold,
+        retention=row.retention,
+        app_consistent=row.app_consistent,
+        interval=row.interval,
+        generated=row.generated,
+        rpo_critical=row.rpo_critical,
+    )
 
 
 def effective_policy(session: Session, item: ItemRow) -> Policy:
@@ -72,8 +97,8 @@ def remember_points(session: Session, timeline: str, points: list[Json]) -> None
 
 
 def points_of(session: Session, item: ItemRow) -> list[PointInfo]:
-    """What the operator may choose from, oldest first; nothing after a commit."""
-    if item.state not in OFFERS_POINTS:
+    """What is offered to the operator, oldest first; after a commit, what it kept."""
+    if not offers_points(item.state, points_kept=points_kept(item, now())):
         return []
     rows = session.scalars(select(PointRow).where(PointRow.timeline.in_(item.lineage)))
     return choice.offered([PointInfo.from_json(row.data) for row in rows], item.lineage)
@@ -96,14 +121,16 @@ def to_json(core: Core, session: Session, item: ItemRow) -> Json:
     newest = _instant(replication.get("rpo_from"))
     if newest is None and points:
         newest = points[-1].time
-    rpo = health.rpo_seconds(newest, now()) if item.state in REPLICATES else None
+    rpo = health.rpo_seconds(newest, now()) if item.state in TRACKS_RPO else None
     error = replication.get("error")
     condition = health.Condition(
         state=item.state,
         rpo=rpo,
         rpo_threshold=policy.rpo_threshold,
+        rpo_critical=policy.critical,
         silence=core.liveness.silence(item.active_site),
         error=error_text(error),
+        configuration=health_reasons(checked.findings) if (checked := session.get(CheckRow, item.id)) else (),
     )
     grade, reasons = health.health(condition)
     return {
@@ -132,8 +159,17 @@ def to_json(core: Core, session: Session, item: ItemRow) -> Json:
         "job": item.job,
         "recovery_machine": item.recovery_machine,
         "failover_point": item.failover_point,
+        "commit_policy": item.ties.get("commit_policy"),
+        "target": Target.from_json(item.target).to_json(),
+        "target_machine": target_machine(item),
         "created": item.created.isoformat(),
     }
+
+
+def target_machine(item: ItemRow) -> Json:
+    """What would be made at the other site now: {"name", "cpus", "memory", "disks", "nics"}."""
+    made = Target.from_json(item.target).applied_to(Machine.from_json(item.description)).to_json()
+    return {name: made[name] for name in ("name", "cpus", "memory", "disks", "nics")}
 
 
 def count_crossed(ledger: Json, site: str, reported: Json) -> Json:

@@ -8,12 +8,15 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from homeport.domain.errors import HomeportError
+from homeport.domain.job_types import STATUS, job_type
 from homeport.domain.operations import CANCELLABLE, Operation
+from homeport.domain.operations import way_back as domain_way_back
 from homeport.domain.states import State
 from homeport.vault import items
 from homeport.vault.database import ItemRow, JobRow, Json, TaskRow, now
+from homeport.vault.queueing import reason
 
-RUNNING = ("queued", "running", "cancelling")
+RUNNING = ("queued", "running", "waiting", "cancelling")
 ENDED = ("succeeded", "failed", "cancelled")
 
 
@@ -32,7 +35,7 @@ def find(session: Session, job: str) -> JobRow:
 
 def end(session: Session, job: JobRow, item: ItemRow, state: str, item_state: State, **values: Any) -> None:
     """The one way in which a job ends: it and its item change together. ``values``: the job's error or result."""
-    job.state, job.ended = state, now()
+    job.state, job.ended, job.waiting = state, now(), None
     for name, value in values.items():
         setattr(job, name, value)
     job.version += 1
@@ -47,13 +50,7 @@ def way_back(job: JobRow, item: ItemRow) -> Operation | None:
     """The operation that cancelling a failed job begins: the way back out of a failover or failback that stuck."""
     if job.state != "failed" or item.job is not None:
         return None
-    if item.state is State.FAILOVER_FAILED and job.kind in (Operation.FAILOVER, Operation.CHANGE_POINT):
-        return Operation.CANCEL_FAILOVER
-    if item.state is State.FAILBACK_FAILED and job.kind in (Operation.FAILBACK, Operation.CANCEL_FAILBACK):
-        return Operation.CANCEL_FAILBACK
-    if item.state is State.FAILOVER_FAILED and job.kind == Operation.CANCEL_FAILOVER:
-        return Operation.CANCEL_FAILOVER
-    return None
+    return domain_way_back(Operation(job.kind), item.state)
 
 
 def restartable(session: Session, job: JobRow, item: ItemRow) -> bool:
@@ -73,18 +70,29 @@ def restartable(session: Session, job: JobRow, item: ItemRow) -> bool:
 def allowed(session: Session, job: JobRow) -> list[str]:
     item = session.get_one(ItemRow, job.item)
     found = []
-    if (job.state in ("queued", "running") and job.kind in CANCELLABLE) or way_back(job, item):
+    not_begun = job.state == "queued" and job.admitted is None
+    stoppable = job.state in ("queued", "running", "waiting") and job.kind in CANCELLABLE
+    if stoppable or not_begun or way_back(job, item):
         found.append("cancel")
+    if job.state == "waiting":
+        found.append("resume")
     if restartable(session, job, item):
         found.append("restart")
     return found
 
 
 def to_json(session: Session, job: JobRow) -> Json:
-    tasks = session.scalars(select(TaskRow).where(TaskRow.job == job.id).order_by(TaskRow.number))
+    rows = session.scalars(select(TaskRow).where(TaskRow.job == job.id).order_by(TaskRow.number))
+    tasks = [_task_json(task, job) for task in rows]
+    named = job_type(job.kind)
     return {
         "id": job.id,
         "kind": job.kind,
+        "type": named.name,
+        "display_name": named.display,
+        "status": STATUS.get(job.state, "Other"),
+        "activity": job.activity or job.id,
+        "target": {"type": "ReplicatedItem", "id": job.item, "name": job.item_name},
         "item": job.item,
         "item_name": job.item_name,
         "state": job.state,
@@ -92,18 +100,37 @@ def to_json(session: Session, job: JobRow) -> Json:
         "created": job.created.isoformat(),
         "started": job.started.isoformat() if job.started else None,
         "ended": job.ended.isoformat() if job.ended else None,
-        "tasks": [_task_json(task) for task in tasks],
+        "tasks": tasks,
         "error": job.error,
+        "errors": errors(job.error, tasks),
+        "queued_because": reason(session, job),
+        "waiting": job.waiting,
+        "comments": list((job.resumed or {}).values()),
         "result": job.result,
         "allowed": allowed(session, job),
     }
 
 
-def _task_json(task: TaskRow) -> Json:
+def errors(error: Json | None, tasks: list[Json]) -> list[Json]:
+    """All errors of a job, each once: its own first, then those of its tasks, with the task's name."""
+    found = [] if error is None else [{**error, "task": None}]
+    for task in tasks:
+        told = task.get("error")
+        if told is None:
+            continue
+        if error is not None and (told.get("code"), told.get("cause")) == (error.get("code"), error.get("cause")):
+            found[0]["task"] = task["name"]
+        else:
+            found.append({**told, "task": task["name"]})
+    return found
+
+
+def _task_json(task: TaskRow, job: JobRow) -> Json:
+    asks = job.waiting is not None and job.waiting["step"] == task.name
     shown = {
         "name": task.name,
         "title": task.title,
-        "state": task.state,
+        "state": "waiting" if asks else task.state,
         "progress": task.progress,
         "started": task.started.isoformat(),
         "ended": task.ended.isoformat() if task.ended else None,

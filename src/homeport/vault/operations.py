@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import secrets as random
 import uuid
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import structlog
-from dbos import DBOS, SetWorkflowID
+from dbos import DBOS
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -18,10 +20,11 @@ from homeport.domain.machines import Machine
 from homeport.domain.operations import CANCELLABLE, Operation, OperationRunning, require_allowed
 from homeport.domain.points import new_timeline
 from homeport.domain.states import State
-from homeport.vault import inventory, items, jobs
+from homeport.domain.target import Target, check_excluded
+from homeport.vault import admission, checks, idempotency, inventory, items, jobs, policies, targets
 from homeport.vault.core import Core
-from homeport.vault.database import ItemRow, JobRow, Json, PolicyRow
-from homeport.vault.steps import WORKFLOWS, settle
+from homeport.vault.database import ItemRow, JobRow, Json, PolicyRow, now
+from homeport.vault.steps import settle
 from homeport.vault.work import Ask, SiteUnreachable, ask
 from homeport.vault.workflows.protect import MachineNotProtectable
 
@@ -44,18 +47,24 @@ class JobNotCancellable(HomeportError):
     remedy = "Wait for it to end; `homeport job show JOB` tells what it does."
 
 
+class JobNotWaiting(HomeportError):
+    code = "job.not-waiting"
+    remedy = "`homeport job show JOB` tells what it does, and whether it waits for you."
+
+
 class JobNotRestartable(HomeportError):
     code = "job.not-restartable"
     remedy = "Begin the operation anew, if the item's state allows it."
 
 
-def protect(core: Core, machine_name: str, home: str, away: str, policy: str) -> str:
-    """A new item and the job that protects it; the job's id. Refusals: see the errors above."""
+def protect(core: Core, machine_name: str, home: str, away: str, policy: str, target: Target | None = None) -> str:
+    """A new item and the job that protects it; the job's id. ``target``: what it shall be where it is recovered.
+    Refusals: see the errors above, and targets.check."""
+    target = target or Target()
     with core.database.read() as session:
         inventory.site(session, home)
         inventory.site(session, away)
-        if session.get(PolicyRow, policy) is None:
-            raise PolicyMissing(f"There is no policy {policy!r}.")
+    require_policy(core, policy)
     if home == away:
         raise ProtectionRefused(
             f"The machine would be protected at the site {home!r} where it runs.", remedy="Name two different sites."
@@ -69,10 +78,36 @@ def protect(core: Core, machine_name: str, home: str, away: str, policy: str) ->
         raise MachineNotProtectable(
             f"{machine.name} can't be protected: {'; '.join(machine.obstacles)}.", obstacles=list(machine.obstacles)
         )
+    check_excluded(target.excluded_disks, machine)
+    targets.check(core, away, target, machine)
+    checks.before_protect(core, machine, home, away, policy, target)
     with core.database.write() as session:
         item = _new_item(session, machine, home, away, policy)
+        item.target = target.to_json()
         job = _accept(session, item, Operation.PROTECT, {})
-    return _start(job, Operation.PROTECT)
+    return _start(core, job, Operation.PROTECT)
+
+
+def require_policy(core: Core, policy: str) -> None:
+    """Raises :class:`PolicyMissing`."""
+    with core.database.read() as session:
+        row = session.get(PolicyRow, policy)
+        if row is None or row.removed is not None:
+            raise PolicyMissing(f"There is no policy {policy!r}.")
+        if row.generated:
+            raise PolicyMissing(f"The policy {policy!r} is for the way back and made from another; none is given it.")
+
+
+def change_policy(core: Core, name: str, policy: str, guard: Callable[[Session, ItemRow], None] | None = None) -> None:
+    """The item replicates by another policy from now on. ``guard`` looks at the item in the transaction that does it.
+    Raises ItemNotFound, :class:`PolicyMissing`, and what ``guard`` does."""
+    require_policy(core, policy)
+    with core.database.write() as session:
+        item = items.live(session, name)
+        if guard is not None:
+            guard(session, item)
+        item.policy = policy
+        policies.renew(session, [item])
 
 
 def _new_item(session: Session, machine: Machine, home: str, away: str, policy: str) -> ItemRow:
@@ -121,9 +156,10 @@ def _key_of(session: Session, machine: str) -> str:
 
 def begin(core: Core, name: str, operation: Operation, params: Json) -> str:
     """Accept ``operation`` on the item; the job's id. Refused with OperationRunning, OperationNotAllowed,
-    PointNotAvailable or ItemNotFound, and then nothing has happened."""
+    PointNotAvailable, SiteUnreachable, CheckFailed or ItemNotFound, and then nothing has happened."""
     if operation in _CHOOSES:
         _know_point(core, name, params["point"])
+    checks.before(core, name, operation, params)
     with core.database.write() as session:
         item = items.find(session, name)
         if item.removed is not None:
@@ -133,8 +169,38 @@ def begin(core: Core, name: str, operation: Operation, params: Json) -> str:
         require_allowed(operation, item.state, item.direction, has_points=bool(points))
         if operation in _CHOOSES:
             choose_point(points, params["point"])
+        _refuse_without_home(core, item, operation, params)
         job = _accept(session, item, operation, params)
-    return _start(job, operation)
+    return _start(core, job, operation)
+
+
+def begin_by_policy(core: Core, name: str, operation: Operation, params: Json, retry_at: datetime) -> str | None:
+    """The same, where the item's commit policy is due: its tie then tells the job, and when to try again should that
+    fail. None: the policy is no longer there, or another instance of the vault was first."""
+    checks.before(core, name, operation, params)
+    with core.database.write() as session:
+        item = items.find(session, name)
+        policy = item.ties.get("commit_policy")
+        if policy is None or item.job is not None or datetime.fromisoformat(policy["at"]) > now():
+            return None
+        require_allowed(operation, item.state, item.direction)
+        _refuse_without_home(core, item, operation, params)
+        job = _accept(session, item, operation, params)
+        tried = {"action": policy["action"], "at": retry_at.isoformat(), "job": job}
+        item.ties = {**item.ties, "commit_policy": tried}
+    return _start(core, job, operation)
+
+
+def _refuse_without_home(core: Core, item: ItemRow, operation: Operation, params: Json) -> None:
+    """What needs the home site is not begun without it. Raises SiteUnreachable."""
+    needs = operation is Operation.UNDO or (operation is Operation.FAILOVER and params.get("planned"))
+    if needs and core.liveness.gone(item.home, core.timeouts.gone):
+        what = "An undo" if operation is Operation.UNDO else "A planned failover"
+        raise SiteUnreachable(
+            f"{what} needs site {item.home!r}, whose configuration server is not there.",
+            remedy="Start Homeport at that site (or mend the network to it), then try again.",
+            site=item.home,
+        )
 
 
 def _know_point(core: Core, name: str, kind: str) -> None:
@@ -173,10 +239,14 @@ def refuse_while_running(session: Session, item: ItemRow, operation: Operation) 
     )
 
 
-def _accept(session: Session, item: ItemRow, operation: Operation, params: Json) -> str:
-    """The job's row and the item's claim by it: one transaction, so that of two operations at once one is refused."""
+def _accept(session: Session, item: ItemRow, operation: Operation, params: Json, *, after: JobRow | None = None) -> str:
+    """The job's row and the item's claim by it: one transaction, so that of two operations at once one is refused.
+    ``after``: the job that this one runs again, or leads back out of."""
+    name = uuid.uuid4().hex[:16]
     job = JobRow(
-        id=uuid.uuid4().hex[:16],
+        id=name,
+        activity=name if after is None else after.activity or after.id,
+        admitted=now() if admission.admitted_at_once(operation) else None,
         kind=str(operation),
         item=item.id,
         item_name=item.name,
@@ -186,13 +256,18 @@ def _accept(session: Session, item: ItemRow, operation: Operation, params: Json)
     )
     session.add(job)
     item.job = job.id
+    # Whatever an operator decides takes the place of what the item's commit policy would have.
+    item.ties = {name: value for name, value in item.ties.items() if name != "commit_policy"}
+    idempotency.accepted(session, job.id)
     return job.id
 
 
-def _start(job: str, operation: Operation) -> str:
-    with SetWorkflowID(job):
-        DBOS.start_workflow(WORKFLOWS[operation].start, job)
+def _start(core: Core, job: str, operation: Operation) -> str:
     log.info("job accepted", job=job, operation=str(operation))
+    if admission.admitted_at_once(operation):
+        admission.launch(job, operation)
+    else:
+        admission.dispatch(core)
     return job
 
 
@@ -204,19 +279,44 @@ def cancel(core: Core, name: str) -> str:
         if job.state == "cancelling":
             return job.id
         back = jobs.way_back(job, item)
+        not_begun = job.state == "queued" and job.admitted is None
         if back is not None:
-            started = _accept(session, item, back, {})
+            started = _accept(session, item, back, {}, after=job)
         elif job.state in jobs.RUNNING and job.kind in CANCELLABLE:
-            job.cancel, job.state = True, "cancelling"
+            # One that has not begun ends through its workflow, too: what cancelling it means is told there.
+            job.cancel, job.state, job.waiting = True, "cancelling", None
+            job.admitted = job.admitted or now()
             job.version += 1
-            return job.id
+        elif not_begun:
+            jobs.end(session, job, item, "cancelled", job.before)
         else:
             raise JobNotCancellable(f"The job {job.id} ({job.kind}, {job.state}) can't be cancelled.", state=job.state)
-    return _start(started, back)
+    if back is not None:
+        return _start(core, started, back)
+    if not_begun and job.state == "cancelling":
+        admission.launch(job.id, Operation(job.kind))
+    return job.id
+
+
+def answer(core: Core, name: str, comment: str) -> str:
+    """The operator did what a waiting job asks for: it goes on. ``comment`` is kept with the job. The job's id."""
+    with core.database.write() as session:
+        job = jobs.find(session, name)
+        if job.state != "waiting" or job.waiting is None:
+            raise JobNotWaiting(f"The job {job.id} ({job.kind}, {job.state}) waits for nobody.", state=job.state)
+        told = {"comment": comment, "at": now().isoformat(), "prompt": job.waiting["prompt"]}
+        job.resumed = {**(job.resumed or {}), job.waiting["step"]: told}
+        job.waiting, job.state = None, "running"
+        job.version += 1
+        return job.id
 
 
 def restart(core: Core, name: str) -> str:
-    """A fresh run of a failed or cancelled job's operation; the new job's id."""
+    """A fresh run of a failed or cancelled job's operation, after fresh checks; the new job's id."""
+    with core.database.read() as session:
+        failed = jobs.find(session, name)
+    if failed.state not in jobs.RUNNING:
+        checks.before(core, failed.item, Operation(failed.kind), failed.params)
     with core.database.write() as session:
         job = jobs.find(session, name)
         item = session.get_one(ItemRow, job.item)
@@ -232,8 +332,8 @@ def restart(core: Core, name: str) -> str:
                 state=str(item.state),
                 allowed_operations=names,
             )
-        started = _accept(session, item, operation, job.params)
-    return _start(started, operation)
+        started = _accept(session, item, operation, job.params, after=job)
+    return _start(core, started, operation)
 
 
 def resume(core: Core) -> None:
@@ -243,8 +343,10 @@ def resume(core: Core) -> None:
         open_jobs: list[Any] = list(session.scalars(select(JobRow).where(JobRow.state.in_(jobs.RUNNING))))
     for job in open_jobs:
         status = DBOS.get_workflow_status(job.id)
+        if status is None and job.state == "queued" and job.admitted is None:
+            continue  # it waits for its turn: see admission.py
         if status is None:
-            _start(job.id, Operation(job.kind))
+            admission.launch(job.id, Operation(job.kind))
         elif status.status not in ("PENDING", "ENQUEUED", "DELAYED"):
             settle(
                 core,

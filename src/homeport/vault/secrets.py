@@ -63,6 +63,11 @@ class Secrets:
     vault_key: str
     first_passphrase: str | None = None
 
+    @staticmethod
+    def kept(state: Path) -> bool:
+        """Whether the folder has a vault's key."""
+        return (state / "vault-key.json").exists()
+
     @classmethod
     def open(cls, state: Path) -> Secrets:
         """What the state folder holds; what is missing is made. A folder without a key gets a passphrase too."""
@@ -78,6 +83,13 @@ class Secrets:
             _write_private(key_file, json.dumps({"id": random.token_hex(16), "key": random.token_hex(32)}))
         key = json.loads(key_file.read_text())
         return cls(state, token_file.read_text().strip(), key["id"], key["key"], first)
+
+    @classmethod
+    def create(cls, state: Path, vault_id: str, vault_key: str) -> Secrets:
+        """Of a vault that was lost, in a new folder: its own key, a fresh token; the passphrase is the operator's."""
+        _write_private(state / "token", random.token_urlsafe(32))
+        _write_private(state / "vault-key.json", json.dumps({"id": vault_id, "key": vault_key}))
+        return cls.open(state)
 
     @property
     def passphrase(self) -> str | None:

@@ -18,13 +18,16 @@ import structlog
 from dbos import DBOS
 from dbos import error as dbos_errors
 from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from homeport.domain.errors import HomeportError
+from homeport.domain.machines import Machine
 from homeport.domain.operations import CANCELLABLE, Operation, Transition, transition
 from homeport.domain.points import new_timeline
 from homeport.domain.policy import failback_policy
 from homeport.domain.states import Direction, State
+from homeport.domain.target import Target
 from homeport.vault import faults, items, jobs
 from homeport.vault.core import Core, current
 from homeport.vault.database import ItemRow, JobRow, Json, TaskRow, now
@@ -45,34 +48,45 @@ class Workflow:
     ``steps``: name → title for the operator; a step without a title is no task of its own."""
 
     operation: Operation
+    version: int
     name: str
     steps: Mapping[str, str]
     start: Callable[[str], None]
 
 
 WORKFLOWS: dict[Operation, Workflow] = {}
-"""The version of each operation that new jobs run."""
+"""The version of each operation that new jobs run: the highest."""
+
+VERSIONS: dict[str, Workflow] = {}
+"""All versions by name: those that no new job runs go on with what was recorded under them."""
 
 
 def operation(kind: Operation, version: int, steps: Mapping[str, str]) -> Callable[[Body], Body]:
-    """Registers a function as the durable workflow of an operation."""
+    """Registers a function as a version of the durable workflow of an operation. An operation's versions may be
+    registered in any order. Raises ValueError where one is registered twice."""
     name = f"{kind}.v{version}"
+    if name in VERSIONS:
+        raise ValueError(f"{name} is registered twice")
 
     def decorate(body: Body) -> Body:
         def run(job: str) -> None:
-            Run(current(), WORKFLOWS[kind], job).drive(body)
+            Run(current(), VERSIONS[name], job).drive(body)
 
         run.__qualname__ = run.__name__ = name
         start = DBOS.workflow(name=name, max_recovery_attempts=None)(run)
         ends = {"finish": "", "fail": "", **({"cancelled": ""} if kind in CANCELLABLE else {})}
-        WORKFLOWS[kind] = Workflow(kind, name, {"begin": "", **steps, **ends}, start)
+        registered = Workflow(kind, version, name, {"begin": "", **steps, **ends}, start)
+        VERSIONS[name] = registered
+        if kind not in WORKFLOWS or WORKFLOWS[kind].version < version:
+            WORKFLOWS[kind] = registered
         return body
 
     return decorate
 
 
 def recorded_steps() -> list[tuple[str, str]]:
-    """All (workflow, step) whose record a kill could fall before or after: what the kill tests enumerate."""
+    """All (workflow, step) of what new jobs run, whose record a kill could fall before or after: what the kill tests
+    enumerate."""
     return [(workflow.name, step) for workflow in WORKFLOWS.values() for step in workflow.steps]
 
 
@@ -97,11 +111,25 @@ class Facts:
     failover_point: str | None
     test: Json | None
     ties: Json = field(default_factory=dict)
+    target: Json = field(default_factory=dict)
 
     @property
     def vm(self) -> str:
-        """The machine's name, at both sites."""
+        """The machine's name at its home site."""
         return self.name
+
+    @property
+    def away_vm(self) -> str:
+        """Its name at the other one."""
+        chosen: str | None = self.target.get("name")
+        return chosen or self.name
+
+    def vm_at(self, site: str) -> str:
+        return self.away_vm if site == self.away else self.vm
+
+    def like(self) -> Json:
+        """The machine as it shall be made away."""
+        return Target.from_json(self.target).applied_to(Machine.from_json(self.machine)).to_json()
 
     @property
     def stopped(self) -> Json | None:
@@ -121,7 +149,13 @@ class Facts:
         """What lies beside the data, so that a vault can be rebuilt from buckets alone."""
         return {
             "machine": self.machine,
-            "item": {"id": self.item, "name": self.name, "from": self.home, "to": self.away},
+            "item": {
+                "id": self.item,
+                "name": self.name,
+                "from": self.home,
+                "to": self.away,
+                "target": self.target,
+            },
             "policy": self.policy,
         }
 
@@ -178,6 +212,26 @@ class Step:
         with self.core.database.read() as session:
             return session.get_one(JobRow, self.job).cancel
 
+    def wait_for_operator(self, prompt: str) -> Json:
+        """The operator's answer to ``prompt``: {"comment", "at", "prompt"}. The job waits for it however long, also
+        across restarts. Raises :class:`Cancelled`."""
+
+        def answered() -> Json | None:
+            with self.core.database.read() as session:
+                job = session.get_one(JobRow, self.job)
+                return (job.resumed or {}).get(self.name) or ({} if job.cancel else None)
+
+        with self.core.database.write() as session:
+            job = session.get_one(JobRow, self.job)
+            if self.name not in (job.resumed or {}) and not job.cancel and job.waiting is None:
+                job.state = "waiting"
+                job.waiting = {"step": self.name, "prompt": prompt, "since": now().isoformat()}
+                job.version += 1
+        answer = self.core.signal.until(answered, every=5)
+        if not answer:
+            raise Cancelled
+        return answer
+
     def progress(self, progress: Json) -> None:
         with self.core.database.write() as session:
             task, job = session.get_one(TaskRow, (self.job, self.name)), session.get_one(JobRow, self.job)
@@ -203,14 +257,19 @@ class Run:
         self._used: set[str] = set()
         with core.database.read() as session:
             row = session.get_one(JobRow, job)
+            paused = "paused" in session.get_one(ItemRow, row.item).ties
         self.item = row.item
         self.params: Json = row.params
         self.before = row.before
-        self.transition: Transition = transition(workflow.operation, row.before, row.direction)
+        self.transition: Transition = transition(workflow.operation, row.before, row.direction, paused=paused)
         self.notes: list[str] = []
 
     def drive(self, body: Body) -> None:
         """Runs ``body`` to a documented end, whatever happens in it."""
+        with self.core.database.patient(lambda: self.core.signal.stopped):
+            self._drive(body)
+
+    def _drive(self, body: Body) -> None:
         try:
             body(self)
         except dbos_errors.DBOSException as error:
@@ -262,6 +321,12 @@ class Run:
             self.notes.append(f"{self.workflow.steps[name]}: {note['cause']} ({note['code']})")
         return Attempt(outcome.get("value"), note)
 
+    def wait_for_operator(self, name: str, prompt: str) -> Json:
+        """A step that ends when the operator resumes the job; returns the answer (see :class:`Step`). Raises
+        :class:`Cancelled`."""
+        answer: Json = self.step(name, lambda step: step.wait_for_operator(prompt))
+        return answer
+
     def finish(self, result: Json | None = None, *, state: State | None = None, **changes: Any) -> None:
         """The last step: job and item end together. ``changes``: columns of the item; ``ties`` are merged into it."""
         self._end("finish", "succeeded", state or self.transition.done, changes, result=self._result(result))
@@ -312,6 +377,16 @@ class Run:
         return outcome
 
     def _perform(self, name: str, effect: Effect, cancellable: bool, optional: bool) -> Json:
+        """Again where the connection to the database broke in it: the step looks before it acts, as after a kill."""
+        while True:
+            try:
+                return self._perform_once(name, effect, cancellable, optional)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                log.warning("the database went away in a step: again", workflow=self.workflow.name, step=name)
+
+    def _perform_once(self, name: str, effect: Effect, cancellable: bool, optional: bool) -> Json:
         step = Step(self.core, self.job, self.item, name)
         self._fault(name, "before")
         if cancellable and not self._began(name) and step.cancel_wanted():
@@ -325,6 +400,8 @@ class Run:
         except HomeportError as error:
             outcome = {"error": _plain(error.to_json())}
         except Exception as error:
+            if isinstance(error, DBAPIError) and error.connection_invalidated:
+                raise
             log.exception("step failed unexpectedly", workflow=self.workflow.name, step=name, job=self.job)
             outcome = {"error": internal(error).to_json()}
         self._fault(name, "after")
@@ -389,6 +466,7 @@ def facts_of(session: Session, item: ItemRow) -> Json:
             failover_point=item.failover_point,
             test=item.test,
             ties=dict(item.ties),
+            target=dict(item.target),
         )
     )
 
@@ -408,7 +486,9 @@ def settle(core: Core, job: str, error: HomeportError) -> None:
         if row.state in jobs.ENDED:
             return
         item = session.get_one(ItemRow, row.item)
-        after = transition(Operation(row.kind), row.before, Direction(row.direction)).failed
+        after = transition(
+            Operation(row.kind), row.before, Direction(row.direction), paused="paused" in item.ties
+        ).failed
         jobs.end(session, row, item, "failed", after, error=error.to_json())
 
 

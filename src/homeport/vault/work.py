@@ -102,6 +102,21 @@ def post(core: Core, request: Ask) -> None:
     _find_or_queue(core, request)
 
 
+def post_if_idle(core: Core, request: Ask) -> WorkRow | None:
+    """Post work on an item while no job is at work on it, whose own requests it could overtake; what became of it, once
+    it was posted. None: not now."""
+    with core.database.read() as session:
+        known = session.scalar(select(WorkRow).where(WorkRow.key == request.key))
+    if known is not None:
+        return known
+    with core.database.write() as session:
+        item = session.get_one(ItemRow, request.item)
+        known = session.scalar(select(WorkRow).where(WorkRow.key == request.key))
+        if known is None and item.job is None:
+            known = _queue(session, core, request)
+        return known
+
+
 def withdraw_posted(core: Core, item: str, kind: str, site: str, vm: str) -> None:
     """What was posted about a machine of ``item`` must not be done from now on: what is queued is never handed out;
     what the site's server has in hand is waited for, while the server is there."""
@@ -144,23 +159,26 @@ def _find_or_queue(core: Core, request: Ask) -> str:
         return known
     with core.database.write() as session:
         known = session.scalar(select(WorkRow.id).where(WorkRow.key == request.key))
-        if known is not None:
-            return known
-        params = dict(request.params)
-        if request.item is not None:
-            item = session.get_one(ItemRow, request.item)
-            params |= for_item(core, item)
-        row = WorkRow(
-            id=uuid.uuid4().hex,
-            key=request.key,
-            site=request.site,
-            kind=request.kind,
-            params=params,
-            job=request.job,
-            task=request.task,
-        )
-        session.add(row)
-        return row.id
+        return known or _queue(session, core, request).id
+
+
+def _queue(session: Session, core: Core, request: Ask) -> WorkRow:
+    params = dict(request.params)
+    if request.item is not None:
+        item = session.get_one(ItemRow, request.item)
+        params |= for_item(core, item)
+    row = WorkRow(
+        id=uuid.uuid4().hex,
+        key=request.key,
+        site=request.site,
+        kind=request.kind,
+        params=params,
+        job=request.job,
+        task=request.task,
+    )
+    session.add(row)
+    session.flush()
+    return row
 
 
 def for_item(core: Core, item: ItemRow) -> Json:
@@ -175,6 +193,7 @@ def item_params(core: Core, item: ItemRow) -> Json:
         "machine": item.machine,
         "keys": {"vault": core.secrets.vault_id, "machine_key": item.machine_key},
         "fence": item.fence,
+        "exclude": item.target.get("excluded_disks", []),
     }
 
 

@@ -21,6 +21,7 @@
     mac = "52:54:00:12:34:56"
     network = "default"            # "isolated": no way out
     forward = ["8080:80"]          # loopback port → guest port; "127.0.0.1:8080:80" says the same
+    ip = "10.0.2.40"               # optional: what the guest gets by DHCP
 
     [origin]                       # written by Homeport: the machine runs on a recovery point
     point = "<timeline>/<number>"
@@ -102,6 +103,7 @@ class Description:
         for nic in self.nics:
             lines += ["", "[[nic]]"]
             lines += [f"{name} = {_toml(getattr(nic, name))}" for name in ("mac", "network", "forward")]
+            lines += [f"ip = {_toml(nic.ip)}"] if nic.ip else []
         if self.origin is not None:
             service = self.origin.service
             lines += ["", "[origin]", f"point = {_toml(str(self.origin.point))}", f"socket = {_toml(service.socket)}"]
@@ -215,7 +217,7 @@ class _Fields:
 
     def size(self, name: str, default: int) -> int:
         value = self.data.pop(name, default)
-        size = _size(value)
+        size = parse_size(value)
         if size is None:
             self.wrong(name, f'{value!r} is not a size (a number of bytes, or like "256MiB")')
             return default
@@ -279,7 +281,8 @@ def _nic(fields: _Fields) -> Nic:
     mac = fields.text("mac")
     if mac and not _MAC.fullmatch(mac):
         fields.wrong("mac", f"{mac!r} is not a MAC address")
-    nic = Nic(mac, fields.text("network", "default"), fields.texts("forward"))
+    ip = fields.text("ip") if "ip" in fields.data else ""
+    nic = Nic(mac, fields.text("network", "default"), fields.texts("forward"), ip)
     for pair in nic.forward:
         try:
             parse_forward(pair)
@@ -316,7 +319,8 @@ def parse_forward(pair: str) -> tuple[str, int, int]:
     return (address[0] if address else "127.0.0.1"), int(local), int(guest)
 
 
-def _size(value: object) -> int | None:
+def parse_size(value: object) -> int | None:
+    """Bytes, as a number or like "256MiB"; None: neither."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None

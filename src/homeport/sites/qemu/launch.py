@@ -14,6 +14,7 @@ may have 107 bytes only, a site's path may be longer.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from pathlib import Path
 from typing import Any
@@ -138,10 +139,25 @@ def qemu_command(name: str, folder: Path, description: Description, accelerator:
 def netdev(identity: str, nic: Nic) -> str:
     """User-mode network: the guest gets out (not from an isolated one), in only by the forwarded ports."""
     parts = ["user", f"id={identity}", f"restrict={'on' if nic.network == ISOLATED else 'off'}"]
+    parts += _dhcp(nic.ip)
     for pair in nic.forward:
         address, local, guest = parse_forward(pair)
         parts.append(f"hostfwd=tcp:{address}:{local}-:{guest}")
     return ",".join(parts)
+
+
+def _dhcp(ip: str) -> list[str]:
+    """A user-mode network whose DHCP server gives ``ip`` first, to the only guest that there is. Of an address that it
+    can't give (IPv6, a network's first or last) nothing is said: the guest gets QEMU's own."""
+    try:
+        address = ipaddress.IPv4Address(ip)
+    except ValueError:
+        return []
+    network = ipaddress.IPv4Network((address, 24), strict=False)
+    if address in (network.network_address, network.broadcast_address):
+        return []
+    host, dns = [network[number] for number in (2, 3, 4) if network[number] != address][:2]
+    return [f"net={network}", f"host={host}", f"dns={dns}", f"dhcpstart={address}"]
 
 
 def storage_daemon_command(folder: Path, description: Description) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import shutil
@@ -30,6 +29,7 @@ from homeport.sites.interface import Hydration, PointService, StartOptions
 from homeport.sites.qemu import accelerator, description, hydration, launch, locks, overlay, point_server
 from homeport.sites.qemu.description import Description, Origin
 from homeport.sites.qemu.durable import remove_durably, rename_durably, sync_folder, write_durably
+from homeport.sites.qemu.host import host_facts
 from homeport.sites.qemu.images import UnusableImage, inspect
 from homeport.sites.qemu.process import MachineProcess
 
@@ -465,17 +465,9 @@ class QemuSite:
     # ── the host ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def facts(self) -> dict[str, Any]:
-        """``free_memory``, ``free_disk`` (bytes), ``cpus``, ``accelerator`` {kind, why}."""
-        place = self.path
-        while not place.exists():
-            place = place.parent
+        """What the host has and allows (see host.py), and ``accelerator`` {kind, why}."""
         chosen = accelerator.choose(self._cache, self._kernel)
-        return {
-            "free_memory": _free_memory(),
-            "free_disk": shutil.disk_usage(place).free,
-            "cpus": os.cpu_count() or 1,
-            "accelerator": {"kind": chosen.kind, "why": chosen.why},
-        }
+        return {**host_facts(self.path), "accelerator": {"kind": chosen.kind, "why": chosen.why}}
 
 
 @dataclass(frozen=True)
@@ -557,11 +549,3 @@ def _read_fence(folder: Path) -> str | None:
         return None
     except (ValueError, KeyError) as error:
         return f"its file {FENCE} can't be read ({error})"
-
-
-def _free_memory() -> int:
-    """Bytes that new processes can have: MemAvailable of /proc/meminfo (proc(5)), which counts in KiB."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0

@@ -5,8 +5,10 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from homeport import __version__
-from homeport.vault.api import agents, errors, items, jobs, operations, policies, sites, vault
+from homeport.vault.api import agents, checks, errors, events, items, jobs, operations, policies, sites, vault
 from homeport.vault.api.auth import BearerToken
+from homeport.vault.api.etags import EntityTags
+from homeport.vault.api.idempotency import IdempotencyKeys
 from homeport.vault.core import Core
 
 
@@ -18,11 +20,13 @@ def create_api(core: Core) -> FastAPI:
         summary="Site recovery: sites, policies, replicated items, their operations and jobs.",
         docs_url=None,
         redoc_url=None,
-        responses={"default": {"model": errors.Problem, "description": "What went wrong (application/problem+json)"}},
+        responses={"default": errors.DESCRIBED},
     )
     api.state.core = core
-    for part in (vault, sites, policies, items, operations, jobs, agents):
+    for part in (vault, sites, policies, items, checks, operations, jobs, events, agents):
         api.include_router(part.router)
     errors.install(api)
+    api.add_middleware(EntityTags)
+    api.add_middleware(IdempotencyKeys, core=core)
     api.add_middleware(BearerToken, secrets=core.secrets)
     return api

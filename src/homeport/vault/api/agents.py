@@ -77,20 +77,38 @@ def hello(core: TheCore, site: str, body: Hello) -> Json:
     with core.database.write() as session:
         row = inventory.site(session, site)
         row.executor, row.last_seen = body.executor, now()
+        moved = body.gateway is not None and row.gateway != body.gateway.model_dump()
         if body.gateway is not None:
             row.gateway = body.gateway.model_dump()
-        row.facts = {**row.facts, **body.facts}
+        if body.facts:
+            row.facts = {**row.facts, **body.facts, "received": now().isoformat()}
         sealed = session.get(SettingRow, "sealed")
         if sealed is None and body.sealed is not None:
             sealed = SettingRow(name="sealed", value={"text": body.sealed})
             session.add(sealed)
     work.hello(core, site, body.executor)
+    if moved:
+        _tell_gateway(core, site, body.executor)
     return {
         "vault": core.secrets.vault_id,
         "vault_key": core.secrets.vault_key,
         "passphrase": core.secrets.passphrase,
         "sealed": sealed.value["text"] if sealed is not None else None,
     }
+
+
+def _tell_gateway(core: Core, site: str, executor: str) -> None:
+    """Who replicates to ``site`` learns where its store takes changes now: a restored vault knew it of no site."""
+    with core.database.read() as session:
+        rows = session.scalars(select(ItemRow).where(ItemRow.removed.is_(None)))
+        there = [item for item in rows if item.replicate is not None and item.replicate["store"] == site]
+        wanted = [
+            (item.id, item.replicate["at"], params)
+            for item, params in replication.replications(session, there)
+            if item.replicate is not None
+        ]
+    for item, at, params in wanted:
+        work.post_if_idle(core, work.Ask(at, "replicate", params, key=f"gateway:{executor}:{item}", item=item))
 
 
 @router.get("/work")

@@ -12,11 +12,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from homeport.domain.checks.catalogue import CATALOGUE
 from homeport.domain.errors import HomeportError
 
 log = structlog.get_logger(__name__)
 
 _STATUS = {
+    **{check.code: 409 for check in CATALOGUE},
     "vault.passphrase-wrong": 403,
     "item.not-found": 404,
     "job.not-found": 404,
@@ -26,21 +28,49 @@ _STATUS = {
     "work.unknown": 410,
     "item.operation-not-allowed": 409,
     "item.operation-running": 409,
+    "item.test-cleanup-pending": 409,
+    "item.commit-pending": 409,
+    "item.paused": 409,
+    "item.not-reprotected": 409,
+    "item.last-operation-failed": 409,
+    "item.wrong-direction": 409,
+    "item.no-points": 409,
+    "item.migrated": 409,
     "item.protection-refused": 409,
     "item.exists": 409,
     "site.exists": 409,
     "site.path-overlaps": 409,
     "policy.exists": 409,
+    "policy.in-use": 409,
+    "policy.generated": 409,
+    "policy.profile-refused": 409,
     "machine.not-protectable": 409,
     "point.not-available": 409,
     "job.not-cancellable": 409,
     "job.not-restartable": 409,
+    "job.not-waiting": 409,
+    "request.idempotency-mismatch": 409,
+    "request.in-progress": 409,
+    "request.precondition-failed": 412,
+    "request.cursor-invalid": 422,
+    "request.event-id-invalid": 422,
+    "vault.limits-invalid": 422,
     "agent.superseded": 409,
     "policy.invalid": 422,
     "site.invalid": 422,
     "request.invalid": 422,
     "78253": 409,
     "site.unreachable": 503,
+    "vault.database-unreachable": 503,
+    "item.target-invalid": 422,
+    "item.name-fixed": 409,
+    "item.not-deleted": 409,
+    "protect.disk-unknown": 422,
+    "protect.boot-disk-excluded": 422,
+    "protect.name-taken": 409,
+    "70038": 409,
+    "site.in-use": 409,
+    "site.store-in-use": 409,
 }
 
 
@@ -54,6 +84,13 @@ class Problem(BaseModel):
     cause: str
     remedy: str
     details: dict[str, Any] = {}
+
+
+DESCRIBED: dict[str, Any] = {
+    "description": "What went wrong",
+    "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
+}
+"""Of all routes, in the API's description."""
 
 
 def problem(error: HomeportError, status: int | None = None) -> JSONResponse:

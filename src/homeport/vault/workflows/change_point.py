@@ -47,8 +47,8 @@ def change_point(run: Run) -> None:
 
 
 def start(facts: Facts, point: str) -> Effect:
-    return replication.start_from_point(facts, facts.away, facts.vm, point, test=False, network=None, forward=())
+    return replication.start_from_point(facts, facts.away, facts.away_vm, point, test=False, network=None, forward=())
 
 
 def machine(facts: Facts, started: Json) -> Json:
-    return {**started.get("machine", {}), "name": facts.vm, "site": facts.away}
+    return {**started.get("machine", {}), "name": facts.away_vm, "site": facts.away}

@@ -13,7 +13,7 @@ STEPS = {"remove-machine": "Remove the test machine"}
 @operation(Operation.CLEANUP, 1, STEPS)
 def cleanup(run: Run) -> None:
     facts = run.begin()
-    vm = facts.test["machine"] if facts.test else test_machine(facts.vm)
+    vm = facts.test["machine"] if facts.test else test_machine(facts.away_vm)
     point = facts.test["point"] if facts.test else None
     remove = replication.remove_machine(facts, facts.away, vm, point, test=True)
     run.step("remove-machine", remove, cancellable=False)

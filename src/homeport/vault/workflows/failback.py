@@ -45,7 +45,7 @@ class RecoveryMachineNotStopped(HomeportError):
     remedy = "Remove what keeps them (see the cause), then restart the job."
 
 
-UNDONE: dict[str, Any] = {"ties": {"pending": None}}
+UNDONE: dict[str, Any] = {"ties": {"pending": None, "paused": None}}
 
 
 @operation(Operation.FAILBACK, 1, {**STEPS, **UNDO})
@@ -55,7 +55,7 @@ def failback(run: Run) -> None:
         bring_home(run, facts)
     except Cancelled:
         if untouched(run):
-            run.cancelled()
+            run.cancelled(state=State.PAUSED if run.before is State.PAUSED else None)
         else:
             undo(run, facts)
             run.cancelled(**UNDONE, active_site=facts.away)
@@ -82,7 +82,7 @@ def bring_home(run: Run, facts: Facts) -> None:
     run.finish(
         {"point": chosen["point"], "time": chosen["time"], "written": written, **started},
         active_site=facts.home,
-        ties={"pending": None, "home_parent": chosen["point"]},
+        ties={"pending": None, "paused": None, "home_parent": chosen["point"]},
     )
 
 
@@ -96,20 +96,13 @@ def stop_recovery_machine(facts: Facts) -> Effect:
     stop = replication.planned_stop(facts, facts.away)
 
     def effect(step: Step) -> Json:
-        liveness, limit = step.core.liveness, step.core.timeouts.gone
-
-        def known() -> bool | None:
-            return True if liveness.silence(facts.away) is not None or liveness.gone(facts.away, limit) else None
-
-        # A vault that began just now has not heard of anyone yet.
-        step.core.signal.until(known, every=0.2)
-        if liveness.gone(facts.away, limit):
+        if replication.is_gone(step, facts.away):
             return {"point": None, "complete": False, "gone": True}
         stopped: Json = stop(step)
         if not stopped["complete"]:
             notes = "; ".join(stopped["notes"]) or "its site tells no reason"
             raise RecoveryMachineNotStopped(
-                f"The last changes of the recovery machine {facts.vm} at site {facts.away!r} could not be taken: "
+                f"The last changes of the recovery machine {facts.away_vm} at site {facts.away!r} could not be taken: "
                 f"{notes}."
             )
         return {**stopped, "gone": False}

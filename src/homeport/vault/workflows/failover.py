@@ -2,18 +2,24 @@
 
 Replication always stops before the recovery machine is made (reference 2.5, invariant 4): ending the timeline fences
 a source that can't be told. Unless it was stopped as planned, its machine is fenced too, as soon as its site is there.
+
+A *planned* failover loses nothing: the source must shut down and its last changes must arrive, else all is undone.
+
+Version 1 knew neither planned failovers nor commit policies: without these its records and version 2's are the same.
 """
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from homeport.domain.choice import PointKind
+from homeport.domain.errors import HomeportError
 from homeport.domain.operations import Operation
 from homeport.domain.points import Consistency
 from homeport.domain.states import State
-from homeport.vault.database import Json
-from homeport.vault.steps import Cancelled, Effect, Facts, Run, operation
+from homeport.vault.database import Json, now
+from homeport.vault.steps import Cancelled, Effect, Facts, Run, Step, operation
 from homeport.vault.workflows import replication
 
 STEPS = {
@@ -27,6 +33,8 @@ STEPS = {
     "start-machine": "Start the machine from the recovery point",
 }
 
+PLANNED = {"look-home": "See that the machine's site is there"}
+
 UNDO = {
     "undo-remove-machine": "Remove the recovery machine",
     "undo-end-timeline": "Find the newest recovery point",
@@ -37,7 +45,15 @@ UNDO = {
 }
 
 
+class SourceNotStopped(HomeportError):
+    """A planned failover loses nothing, and the machine's last changes are not in the store."""
+
+    code = "failover.machine-not-stopped"
+    remedy = "Remove what keeps them (see the cause), then try again; or fail over without --planned."
+
+
 @operation(Operation.FAILOVER, 1, {**STEPS, **UNDO})
+@operation(Operation.FAILOVER, 2, {**PLANNED, **STEPS, **UNDO})
 def failover(run: Run) -> None:
     facts = run.begin("fork")
     try:
@@ -52,26 +68,59 @@ def failover(run: Run) -> None:
         started = run.step(
             "start-machine",
             replication.start_from_point(
-                facts, facts.away, facts.vm, chosen["point"], test=False, network=None, forward=()
+                facts, facts.away, facts.away_vm, chosen["point"], test=False, network=None, forward=()
             ),
         )
         run.finish(
             {"point": chosen["point"], "time": chosen["time"], **started},
             active_site=facts.away,
             failover_point=chosen["point"],
-            recovery_machine={**started.get("machine", {}), "name": facts.vm, "site": facts.away},
-            ties={"pending": None},
+            recovery_machine={**started.get("machine", {}), "name": facts.away_vm, "site": facts.away},
+            ties={"pending": None, "paused": None, "commit_policy": commit_policy(run.params)},
         )
     except Cancelled:
-        if not run.performed - {"begin"} and run.before is not State.FAILOVER_FAILED:
-            run.cancelled()
+        if untouched(run):
+            run.cancelled(state=as_before(run))
         else:
             undo(run, facts)
             run.cancelled(**UNDONE, active_site=facts.home)
+    except HomeportError as error:
+        if not planned(run) or "end-timeline" in run.performed or run.before is State.FAILOVER_FAILED:
+            raise
+        if untouched(run):
+            run.fail(error, state=as_before(run) or run.transition.cancelled)
+        else:
+            undo(run, facts)
+            run.fail(error, state=run.transition.cancelled, **UNDONE, active_site=facts.home)
+
+
+def planned(run: Run) -> bool:
+    return bool(run.params.get("planned"))
+
+
+def untouched(run: Run) -> bool:
+    """Nothing was done to the item, by this job or an earlier one."""
+    return not run.performed - {"begin", "look-home"} and run.before is not State.FAILOVER_FAILED
+
+
+def as_before(run: Run) -> State | None:
+    """What an item is that nothing was done to. None: as the rules say."""
+    return State.PAUSED if run.before is State.PAUSED else None
+
+
+def commit_policy(params: Json) -> Json | None:
+    """What is to become of the failover by itself, and when, unless an operator decides before."""
+    action = params.get("commit_policy", "none")
+    if action == "none":
+        return None
+    return {"action": action, "at": (now() + timedelta(seconds=params["commit_after"])).isoformat()}
 
 
 def stop_source(run: Run, facts: Facts) -> None:
-    """Best effort, each part: the source may be what was lost."""
+    """Unless it is planned, each part is best effort: the source may be what was lost."""
+    if planned(run):
+        stop_as_planned(run, facts)
+        return
     if facts.stopped is not None:
         return  # an earlier try stopped it
     if run.params["shutdown"]:
@@ -81,6 +130,34 @@ def stop_source(run: Run, facts: Facts) -> None:
         limit = run.core.timeouts.take_point
         run.attempt("take-point", replication.take_point(facts, Consistency.CRASH, None, limit))
     run.attempt("stop-replication", replication.stop_replication(facts.home))
+
+
+def stop_as_planned(run: Run, facts: Facts) -> None:
+    """Raises SiteUnreachable, :class:`SourceNotStopped`, or what the site answered."""
+    if replication.final_point(facts.stopped) is not None:
+        return  # an earlier try stopped it
+    if run.before is State.FAILOVER_FAILED:
+        raise SourceNotStopped(
+            f"An earlier failover ended the replication of {facts.name} without its last changes.",
+            remedy="Cancel that failed job, then begin the planned failover; or fail over without --planned.",
+        )
+    run.step("look-home", replication.must_be_there(facts.home))
+    run.step("planned-stop", must_stop(facts))
+
+
+def must_stop(facts: Facts) -> Effect:
+    stop = replication.planned_stop(facts, facts.home)
+
+    def effect(step: Step) -> Json:
+        stopped: Json = stop(step)
+        if not stopped["complete"]:
+            notes = "; ".join(stopped["notes"]) or "its site tells no reason"
+            raise SourceNotStopped(
+                f"The last changes of {facts.vm} at site {facts.home!r} could not be taken: {notes}."
+            )
+        return stopped
+
+    return effect
 
 
 def how_it_stopped(run: Run, facts: Facts) -> Json | None:
@@ -94,7 +171,7 @@ def fence_source(run: Run, facts: Facts) -> Effect:
 
 
 def remove(facts: Facts, point: str | None) -> Effect:
-    return replication.remove_machine(facts, facts.away, facts.vm, point, test=False)
+    return replication.remove_machine(facts, facts.away, facts.away_vm, point, test=False)
 
 
 def attempted(run: Run, facts: Facts) -> str | None:
@@ -105,7 +182,11 @@ def attempted(run: Run, facts: Facts) -> str | None:
     return None if "remove-earlier" in run.performed else facts.attempted
 
 
-UNDONE: dict[str, Any] = {"recovery_machine": None, "failover_point": None, "ties": {"pending": None}}
+UNDONE: dict[str, Any] = {
+    "recovery_machine": None,
+    "failover_point": None,
+    "ties": {"pending": None, "paused": None, "commit_policy": None},
+}
 
 
 def undo(run: Run, facts: Facts) -> None:

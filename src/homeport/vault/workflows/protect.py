@@ -1,16 +1,19 @@
-"""Protect: check the machine, begin its timeline at the other site, replicate, wait for the first recovery point."""
+"""Protect: check the machine, begin its timeline at the other site, replicate, wait for the first recovery point, and
+see at the other site that it can be used. Only then is anything else offered (reference 12, F45)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from homeport.domain.errors import HomeportError
 from homeport.domain.machines import Machine
 from homeport.domain.operations import Operation
 from homeport.domain.points import PointId
 from homeport.domain.states import State
+from homeport.domain.target import Target, check_excluded
 from homeport.vault import inventory
-from homeport.vault.database import Json, now
+from homeport.vault.database import Json, SiteRow, now
 from homeport.vault.steps import Cancelled, Effect, Facts, Run, Step, operation
 from homeport.vault.workflows import replication
 from homeport.vault.workflows.test_failover import test_machine
@@ -28,33 +31,70 @@ class NameTaken(HomeportError):
     """The site that the machine would be recovered at has one of that name, or of its test machine's."""
 
     code = "protect.name-taken"
-    remedy = "Rename or remove that machine, then restart the job."
+    remedy = (
+        "Rename or remove that machine, or choose another name (`homeport item set ITEM --name NAME`), then restart "
+        "the job."
+    )
 
+
+UNDO = {
+    "undo-stop": "Stop replication",
+    "undo-forget": "Forget the machine at both sites",
+}
+
+STEPS_V1 = {
+    "check": "Check the machine and its sites",
+    "prepare-timeline": "Begin a timeline in the recovery store",
+    "replicate": "Start replication",
+    "first-point": "First copy, until the first recovery point",
+    **UNDO,
+}
 
 STEPS = {
     "check": "Check the machine and its sites",
     "prepare-timeline": "Begin a timeline in the recovery store",
     "replicate": "Start replication",
     "first-point": "First copy, until the first recovery point",
-    "undo-stop": "Stop replication",
-    "undo-forget": "Forget the machine at both sites",
+    "finalize": "Finalize protection: open and verify the first recovery point",
+    **UNDO,
 }
 
 
-@operation(Operation.PROTECT, 1, STEPS)
+@operation(Operation.PROTECT, 1, STEPS_V1)
+def protect_v1(run: Run) -> None:
+    facts = run.begin()
+    try:
+        _, first = first_point(run, facts)
+        run.finish(first)
+    except Cancelled:
+        undo(run, facts)
+
+
+@operation(Operation.PROTECT, 2, STEPS)
 def protect(run: Run) -> None:
     facts = run.begin()
     try:
-        machine = run.step("check", check(facts))
-        facts = replace(facts, machine=machine)
-        run.step("prepare-timeline", replication.prepare_timeline(facts, facts.away, facts.timeline))
-        run.step("replicate", seed(facts))
-        first = run.step("first-point", replication.wait_for_point(facts.timeline, above=-1))
-        run.finish(first)
+        facts, first = first_point(run, facts)
+        verified = run.step("finalize", finalize(facts, first["point"]))
+        run.finish({**first, "verified": verified})
     except Cancelled:
-        run.attempt("undo-stop", replication.stop_replication(facts.home), cancellable=False)
-        run.attempt("undo-forget", forget_both(facts), cancellable=False)
-        run.cancelled(removed=now())
+        undo(run, facts)
+
+
+def first_point(run: Run, facts: Facts) -> tuple[Facts, Json]:
+    """The machine as it was checked, and its first recovery point: {"point", "found_by"}."""
+    machine = run.step("check", check(facts))
+    facts = replace(facts, machine=machine)
+    run.step("prepare-timeline", replication.prepare_timeline(facts, facts.away, facts.timeline))
+    run.step("replicate", seed(facts))
+    first: Json = run.step("first-point", replication.wait_for_point(facts.timeline, above=-1))
+    return facts, first
+
+
+def undo(run: Run, facts: Facts) -> None:
+    run.attempt("undo-stop", replication.stop_replication(facts.home), cancellable=False)
+    run.attempt("undo-forget", forget_both(facts), cancellable=False)
+    run.cancelled(removed=now())
 
 
 def check(facts: Facts) -> Effect:
@@ -71,18 +111,27 @@ def check(facts: Facts) -> Effect:
                 f"{machine.name} can't be protected: {'; '.join(machine.obstacles)}.", obstacles=list(machine.obstacles)
             )
         there = inventory.refresh(step.core, facts.away, step.ask(facts.away, "inventory", {}))
-        taken = [other["name"] for other in there if other["name"] in (machine.name, test_machine(machine.name))]
-        if taken:
-            raise NameTaken(
-                f"Site {facts.away!r} has a machine {taken[0]!r} already; {machine.name} could not be started there.",
-                site=facts.away,
-                machines=taken,
-            )
-        with step.item() as (_, item):
+        with step.item() as (session, item):
             item.description = machine.to_json()
+            target = Target.from_json(item.target)  # as it is now: it may have been mended since the job failed
+            if target.network is not None:
+                inventory.check_network(session.get_one(SiteRow, facts.away), target.network)
+        check_excluded(target.excluded_disks, machine)
+        check_name(facts.away, target.name or machine.name, there)
         return machine.to_json()
 
     return effect
+
+
+def check_name(site: str, name: str, there: list[Json]) -> None:
+    """``there``: the machines of ``site``. Raises :class:`NameTaken`."""
+    taken = [other["name"] for other in there if other["name"] in (name, test_machine(name))]
+    if taken:
+        raise NameTaken(
+            f"Site {site!r} has a machine {taken[0]!r} already; {name} could not be started there.",
+            site=site,
+            machines=taken,
+        )
 
 
 def seed(facts: Facts) -> Effect:
@@ -104,6 +153,16 @@ def seed(facts: Facts) -> Effect:
     return effect
 
 
+def finalize(facts: Facts, point: str) -> Effect:
+    """The site that would start the machine opens the point, and finds all disks and all that it stands on."""
+    disks = [disk["id"] for disk in facts.like()["disks"]]
+
+    def effect(step: Step) -> Json:
+        return step.ask(facts.away, "verify-point", {"point": point, "disks": disks})
+
+    return effect
+
+
 def forget_both(facts: Facts) -> Effect:
     """Each site forgets what it kept for the item; one that can't be reached does not keep the other from it. Points
     that a machine runs from stay."""
@@ -111,16 +170,17 @@ def forget_both(facts: Facts) -> Effect:
     def effect(step: Step) -> Json:
         trouble: list[str] = []
         for site in (facts.home, facts.away):
-            replication.lift_fence(step, facts, site, facts.vm)
+            vm = facts.vm_at(site)
+            replication.lift_fence(step, facts, site, vm)
             timelines = facts.timelines.get(site, [facts.timeline] if site == facts.away else [])
             if facts.failover_point is not None and PointId.parse(facts.failover_point).timeline in timelines:
                 timelines = []
                 trouble.append(
-                    f"The recovery points at site {site!r} stay: the machine {facts.vm} there was started from "
+                    f"The recovery points at site {site!r} stay: the machine {vm} there was started from "
                     f"{facts.failover_point}."
                 )
-            params = {
-                "vm": facts.vm,
+            params: dict[str, Any] = {
+                "vm": vm,
                 "timelines": timelines,
                 "remove_tracking": site == facts.active,
             }

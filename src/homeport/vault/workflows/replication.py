@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from homeport.domain.choice import PointKind, choose_point
 from homeport.domain.errors import HomeportError
 from homeport.domain.points import PointId
-from homeport.vault import items
+from homeport.vault import inventory, items, policies
 from homeport.vault.database import ItemRow, Json, SiteRow
 from homeport.vault.steps import Cancelled, Effect, Facts, Step
 from homeport.vault.work import SiteUnreachable, withdraw_posted
@@ -45,7 +45,7 @@ def import_base(facts: Facts, site: str, timeline: str, *, parent: str | None, o
             site,
             "import-base",
             {
-                "vm": facts.vm,
+                "vm": facts.vm_at(site),
                 "timeline": timeline,
                 "parent": parent,
                 "origin": origin,
@@ -74,9 +74,10 @@ def replicate(
     tracker_base: str | None = None,
     same_as: str | None = None,
 ) -> Effect:
-    """The running machine at ``at`` replicates into ``timeline`` at ``store``, until it is stopped."""
+    """The running machine at ``at`` replicates into ``timeline`` at ``store``, until it is stopped. ``policy``: as the
+    operation found it; the step takes what was changed since."""
     params = {
-        "vm": facts.vm,
+        "vm": facts.vm_at(at),
         "timeline": timeline,
         "interval": policy["interval"],
         "app_consistent": policy["app_consistent"],
@@ -90,7 +91,8 @@ def replicate(
         with step.item() as (session, item):
             if item.timeline != timeline or item.replicate is None:
                 item.replication = {"phase": "starting"}
-            item.replicate = {"at": at, "store": store, "params": params}
+            params.update(policies.for_replication(session, item, at))
+            item.replicate = {"at": at, "store": store, "params": dict(params)}
             item.timeline, item.lineage, item.store_site = timeline, lineage, store
             gateway = session.get_one(SiteRow, store).gateway
         if gateway is None:
@@ -118,7 +120,7 @@ def stop_replication(at: str) -> Effect:
     """Best effort, quickly: ending the timeline fences whoever does not hear this."""
 
     def effect(step: Step) -> Json:
-        _forget_replicate(step)
+        forget_replicate(step)
         if step.core.liveness.gone(at, step.core.timeouts.gone):
             raise SiteUnreachable(f"The configuration server of site {at!r} is not there; not asked.", site=at)
         return step.ask(at, "stop-replication", {}, limit=step.core.timeouts.stop_replication)
@@ -126,7 +128,7 @@ def stop_replication(at: str) -> Effect:
     return effect
 
 
-def _forget_replicate(step: Step) -> None:
+def forget_replicate(step: Step) -> None:
     with step.item() as (_, item):
         item.replicate = None
         item.replication = {**item.replication, "phase": "stopped"}
@@ -195,6 +197,27 @@ def wait_until_it_runs(facts: Facts, timeline: str) -> Effect:
     return effect
 
 
+def is_gone(step: Step, site: str) -> bool:
+    """Whether nobody is there at ``site`` to be asked, nor comes in the time after which a site counts as gone: a vault
+    that began just now, be it after a while, has yet to hear of those who are there."""
+    liveness, limit = step.core.liveness, step.core.timeouts.gone
+
+    def there() -> bool | None:
+        return True if liveness.silence(site) is not None and not liveness.gone(site, limit) else None
+
+    return step.core.signal.until(there, limit, every=0.2) is None
+
+
+def must_be_there(site: str) -> Effect:
+    """Raises SiteUnreachable."""
+
+    def effect(step: Step) -> None:
+        if is_gone(step, site):
+            raise SiteUnreachable(f"The configuration server of site {site!r} is not there; not asked.", site=site)
+
+    return effect
+
+
 def planned_stop(facts: Facts, at: str) -> Effect:
     """The guest is shut down and its last changes are shipped; replication is stopped by it."""
 
@@ -203,10 +226,10 @@ def planned_stop(facts: Facts, at: str) -> Effect:
         if step.core.liveness.gone(at, timeouts.gone):
             raise SiteUnreachable(f"The configuration server of site {at!r} is not there; not asked.", site=at)
         result = step.ask(
-            at, "planned-stop", {"vm": facts.vm, "timeout": timeouts.shut_down}, limit=timeouts.planned_stop
+            at, "planned-stop", {"vm": facts.vm_at(at), "timeout": timeouts.shut_down}, limit=timeouts.planned_stop
         )
         stopped = {"point": result.get("point"), "complete": bool(result.get("complete"))}
-        _forget_replicate(step)
+        forget_replicate(step)
         step.tie(stopped=stopped)
         return {**stopped, "notes": result.get("notes", [])}
 
@@ -265,22 +288,41 @@ def start_from_point(
     facts: Facts, site: str, vm: str, point: str, *, test: bool, network: str | None, forward: Any
 ) -> Effect:
     def effect(step: Step) -> Json:
+        notes = [] if test else _network_notes(step, facts, site)
         if not test:
             step.tie(attempted=point)
-        return step.ask(
+        started = step.ask(
             site,
             "start-from-point",
             {
                 "vm": vm,
-                "like": facts.machine,
+                "like": facts.like(),
                 "point": point,
                 "test": test,
                 "network": network,
                 "forward": list(forward),
             },
         )
+        left_out = facts.target.get("excluded_disks")
+        if left_out:
+            notes.append(f"{vm} was made without {', '.join(left_out)}: excluded from replication.")
+        return {**started, "notes": notes} if notes else started
 
     return effect
+
+
+def _network_notes(step: Step, facts: Facts, site: str) -> list[str]:
+    """A network that went since it was chosen must not keep a machine down whose source is stopped: the site decides
+    whether it can start without, and the job says so."""
+    network = facts.target.get("network")
+    if network is None:
+        return []
+    try:
+        with step.core.database.read() as session:
+            inventory.check_network(session.get_one(SiteRow, site), network)
+    except inventory.NetworkMissing as error:
+        return [f"{error.cause} ({error.code})"]
+    return []
 
 
 def remove_machine(facts: Facts, site: str, vm: str, point: str | None, *, test: bool) -> Effect:
@@ -302,7 +344,7 @@ def fence(facts: Facts, site: str, reason: str, *, power_off: bool) -> Effect:
     be what was lost, and is told when it returns. Starting or removing that machine takes it back."""
 
     def effect(step: Step) -> None:
-        step.post(site, "fence", {"vm": facts.vm, "reason": reason, "power_off": power_off})
+        step.post(site, "fence", {"vm": facts.vm_at(site), "reason": reason, "power_off": power_off})
 
     return effect
 
@@ -317,8 +359,9 @@ def start_original(facts: Facts, site: str, base: str | None, *, resumes: bool =
     planned stop ended (it may be the recovery machine), so that stop counts no more."""
 
     def effect(step: Step) -> Json:
-        lift_fence(step, facts, site, facts.vm)
-        result = step.ask(site, "start-original", {"vm": facts.vm, "base": base})
+        vm = facts.vm_at(site)
+        lift_fence(step, facts, site, vm)
+        result = step.ask(site, "start-original", {"vm": vm, "base": base})
         if resumes:
             step.tie(stopped=None)
         return result

@@ -18,7 +18,7 @@ STEPS = {
 @operation(Operation.TEST_FAILOVER, 1, STEPS)
 def test_failover(run: Run) -> None:
     facts = run.begin()
-    vm = test_machine(facts.vm)
+    vm = test_machine(facts.away_vm)
     test = {"machine": vm, "point": None, "network": run.params["network"]}
     try:
         run.step("list-points", replication.list_points(facts.away, facts.timeline))

@@ -1,0 +1,92 @@
+"""What the servers of a site add to its host's facts: the recovery store, and the drives of cache and retention."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from homeport.domain.errors import HomeportError
+from homeport.store.objects import Objects
+
+_SECONDS = 5.0
+"""A cloud's client tries for minutes; a check wants to know whether the store answers now."""
+
+
+def drives(folder: Path) -> dict[str, Any]:
+    """``folder``: the servers' own at the site; what is below it lies there unless a drive is mounted at it."""
+    return {"cache": drive(folder / "cache"), "retention": drive(folder / "retention"), "folder": drive(folder.parent)}
+
+
+def drive(folder: Path) -> dict[str, Any]:
+    """The volume under a folder, be it there yet or not; an empty answer where nothing can be told."""
+    place = folder
+    while not place.exists():
+        place = place.parent
+    try:
+        usage, status = shutil.disk_usage(place), os.stat(place)
+    except OSError:
+        return {"path": str(folder)}
+    return {
+        "path": str(folder),
+        "free": usage.free,
+        "total": usage.total,
+        "device": f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}",
+        "filesystem": _filesystem(status.st_dev),
+        "writable": os.access(place, os.W_OK) and not os.statvfs(place).f_flag & os.ST_RDONLY,
+    }
+
+
+def _filesystem(device: int) -> str | None:
+    """Of /proc/self/mountinfo (proc(5)): the type stands behind the dash, the device is the third field."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if before.split()[2] == wanted:
+            return after.split()[0].lower()
+    return None
+
+
+class StoreProbe:
+    """Asks a store whether it answers, one question at a time, however long the last one takes."""
+
+    def __init__(self, objects: Objects, url: str, seconds: float = _SECONDS) -> None:
+        self._objects = objects
+        self._url = url
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._asked: threading.Thread | None = None
+        self._answer: dict[str, Any] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """{"reachable", "why", "free", "at"}; ``free`` only of a store in a local folder."""
+        with self._lock:
+            if self._asked is None or not self._asked.is_alive():
+                self._answer = {}
+                self._asked = threading.Thread(target=self._ask, name="store-probe", daemon=True)
+                self._asked.start()
+            asked = self._asked
+        asked.join(self._seconds)
+        silent = {"reachable": False, "why": f"it did not answer within {self._seconds:.0f} s"}
+        return {**(self._answer or silent), "free": self._free(), "at": datetime.now(UTC).isoformat()}
+
+    def _ask(self) -> None:
+        try:
+            next(iter(self._objects.list("vault/")), None)
+        except (HomeportError, OSError) as error:
+            self._answer = {"reachable": False, "why": str(error)}
+        else:
+            self._answer = {"reachable": True, "why": ""}
+
+    def _free(self) -> int | None:
+        parts = urlsplit(self._url)
+        if parts.scheme != "file":
+            return None
+        try:
+            return shutil.disk_usage(unquote(parts.path)).free
+        except OSError:
+            return None

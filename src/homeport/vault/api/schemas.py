@@ -1,0 +1,224 @@
+"""What the API answers with, as types of its description. An answer may hold more than these say; what they say stays.
+
+Sizes are bytes, times seconds, instants ISO 8601 in UTC.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+Json = dict[str, Any]
+Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Next = Annotated[str | None, Field(description="`after` of the next page; null at the end of the list")]
+
+
+class Shown(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class Task(Shown):
+    name: str
+    title: str
+    state: str
+    progress: Json | None
+    started: Instant
+    ended: Instant | None
+
+
+class Target(Shown):
+    """What a job works on."""
+
+    type: str
+    id: str
+    name: str
+
+
+class Comment(Shown):
+    """What an operator answered to a job that waited."""
+
+    comment: str
+    at: Instant
+    prompt: str
+
+
+class Job(Shown):
+    """``activity``: the same for a job, its restarts, and the way back out of it. ``errors``: its tasks' too."""
+
+    id: str
+    kind: str
+    type: str
+    display_name: str
+    state: str
+    status: str
+    activity: str
+    target: Target
+    item: str
+    item_name: str
+    version: int
+    created: Instant
+    started: Instant | None
+    ended: Instant | None
+    tasks: list[Task]
+    error: Json | None
+    errors: list[Json]
+    result: Json | None
+    queued_because: Json | None
+    waiting: Json | None
+    comments: list[Comment]
+    allowed: list[str]
+
+
+class JobAccepted(Shown):
+    job: Job
+
+
+class JobList(Shown):
+    jobs: list[Job]
+    next: Next = None
+
+
+class Point(Shown):
+    id: str
+    time: Instant
+    consistency: str
+    tags: list[str]
+
+
+class PointList(Shown):
+    points: list[Point]
+    next: Next = None
+
+
+class Item(Shown):
+    """A replicated item."""
+
+    id: str
+    name: str
+    machine: str
+    home: str = Field(alias="from")
+    away: str = Field(alias="to")
+    policy: str
+    state: str
+    direction: str
+    active_site: str
+    health: str
+    health_reasons: list[str]
+    rpo_seconds: float | None
+    last_point: Json | None
+    timeline: str
+    replication: Json
+    test: Json | None
+    allowed_operations: list[str]
+    job: str | None
+    recovery_machine: Json | None
+    failover_point: str | None
+    target: Json
+    target_machine: Json
+    created: Instant
+
+
+class DeletedItem(Shown):
+    """One whose protection ended and whose points are kept. ``waiting``: why a purge that is due was not done yet."""
+
+    id: str
+    name: str
+    machine: str
+    home: str = Field(alias="from")
+    away: str = Field(alias="to")
+    removed: Instant
+    purge_at: Instant | None
+    points: int
+    waiting: list[str] | None
+
+
+class DeletedItemList(Shown):
+    items: list[DeletedItem]
+
+
+class PurgeAccepted(Shown):
+    item: DeletedItem
+
+
+class ItemList(Shown):
+    items: list[Item]
+    next: Next = None
+
+
+class Site(Shown):
+    name: str
+    provider: str
+    path: str
+    store: str | None
+    connected: bool
+    last_seen: Instant | None
+    facts: Json
+    created: Instant
+
+
+class ProbedSite(Site):
+    """``probed``: what trying its store out showed: {"free"}: bytes, null where it doesn't say."""
+
+    probed: Json
+
+
+class SiteList(Shown):
+    sites: list[Site]
+    next: Next = None
+
+
+class Machine(Shown):
+    uuid: str
+    name: str
+    disks: list[Json]
+    memory: int
+    cpus: int
+    power: str
+    guest_agent: bool
+    obstacles: list[str]
+    protectable: bool
+
+
+class MachineList(Shown):
+    machines: list[Machine]
+
+
+class MachineStarted(Shown):
+    machine: Machine
+
+
+class Policy(Shown):
+    """All in seconds."""
+
+    name: str
+    rpo_threshold: int
+    retention: int
+    app_consistent: int
+    interval: int
+    generated: bool
+
+
+class PolicyList(Shown):
+    policies: list[Policy]
+    next: Next = None
+
+
+class Limits(BaseModel):
+    """Jobs at work at one site at once; more wait in order."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data_moving: int
+    failovers: int
+
+
+class Accepted(JSONResponse):
+    """An answer that names the job it began also says where that is."""
+
+    def __init__(self, content: Any, status_code: int = 200, *arguments: Any, **named: Any) -> None:
+        super().__init__(content, status_code, *arguments, **named)
+        job = content.get("job") if isinstance(content, dict) else None
+        if status_code == 202 and isinstance(job, dict):
+            self.headers["Location"] = f"/v1/jobs/{job['id']}"

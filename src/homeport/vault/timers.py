@@ -1,0 +1,147 @@
+"""What the vault does by itself when its time has come: commit policies, and what is kept for a while only.
+
+Instants are absolute and lie in the items' ties (items.py), so a restart loses none; each is taken up in a transaction
+that looks again, so of several instances of the vault one acts. What fails is noted there and tried again later.
+"""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import select
+
+from homeport.domain.errors import HomeportError
+from homeport.domain.operations import Operation
+from homeport.domain.states import State
+from homeport.vault import deleted, items, operations
+from homeport.vault.core import Core
+from homeport.vault.database import ItemRow, JobRow, Json, PointRow, now
+from homeport.vault.retained import is_due, points_to_drop
+from homeport.vault.signal import Stopping
+from homeport.vault.work import OPEN, Ask, post_if_idle
+
+log = structlog.get_logger(__name__)
+
+_POLICIES: dict[str, tuple[Operation, Json]] = {
+    "auto-commit": (Operation.COMMIT, {"erase_points": False}),
+    "auto-rollback": (Operation.UNDO, {}),
+}
+
+
+class Timers:
+    """The thread; it ends with the vault's signal."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._thread = threading.Thread(target=self._run, name="vault-timers", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self) -> None:
+        """After the vault's signal was stopped."""
+        self._thread.join(30)
+
+    def _run(self) -> None:
+        every = self._core.timeouts.timers
+        while True:
+            try:
+                look(self._core)
+                self._core.signal.until(lambda: None, every, every)
+            except Stopping:
+                return
+            except Exception:
+                if self._core.signal.stopped:
+                    return
+                log.exception("what is due can't be looked at now; tried again soon")
+                try:
+                    self._core.signal.until(lambda: None, every, every)
+                except Stopping:
+                    return
+
+
+def look(core: Core) -> None:
+    """Begin what is due. One item's trouble keeps no other from its turn."""
+    with core.database.read() as session:
+        rows = list(session.scalars(select(ItemRow).where(ItemRow.removed.is_(None), ItemRow.job.is_(None))))
+    for item in rows:
+        if "commit_policy" in item.ties and item.state is State.FAILOVER_COMMIT_PENDING:
+            _commit_policy(core, item)
+        for entry in item.ties.get("discarded", []):
+            if is_due(entry["until"], now()):
+                _drop(core, item, "discarded", entry, "drop-timeline", {"timeline": entry["timeline"]})
+        for entry in item.ties.get("kept", []):
+            if is_due(entry["until"], now()):
+                _drop(core, item, "kept", entry, "drop-points", _dropped_points(core, item, entry))
+    deleted.drop_due(core)
+
+
+def _commit_policy(core: Core, item: ItemRow) -> None:
+    policy: Json = item.ties["commit_policy"]
+    if "job" in policy and "error" not in policy:
+        _note_failure(core, item, policy["job"])
+    if datetime.fromisoformat(policy["at"]) > now():
+        return
+    operation, params = _POLICIES[policy["action"]]
+    retry_at = now() + timedelta(seconds=core.timeouts.timer_retry)
+    try:
+        job = operations.begin_by_policy(core, item.id, operation, params, retry_at)
+    except HomeportError as error:
+        log.warning("a commit policy can't be carried out", item=item.name, code=error.code, cause=error.cause)
+        _change_policy(core, item, policy, {"at": retry_at.isoformat(), "error": error.to_json()})
+        return
+    if job is not None:
+        log.info("commit policy carried out", item=item.name, action=policy["action"], job=job)
+
+
+def _note_failure(core: Core, item: ItemRow, job: str) -> None:
+    with core.database.read() as session:
+        error = session.get_one(JobRow, job).error
+    if error is not None:
+        _change_policy(core, item, item.ties["commit_policy"], {"error": error})
+
+
+def _change_policy(core: Core, item: ItemRow, seen: Json, changes: Json) -> None:
+    """Unless somebody decided meanwhile."""
+    with core.database.write() as session:
+        row = session.get_one(ItemRow, item.id)
+        if row.ties.get("commit_policy") == seen:
+            row.ties = {**row.ties, "commit_policy": {**seen, **changes}}
+
+
+def _dropped_points(core: Core, item: ItemRow, entry: Json) -> Json:
+    with core.database.read() as session:
+        rows = list(session.scalars(select(PointRow).where(PointRow.timeline.in_(entry["timelines"]))))
+        newest = {timeline: items.newest_number(session, timeline) for timeline in entry["timelines"]}
+    return points_to_drop(item, newest, [f"{row.timeline}/{row.number}" for row in rows if row.data.get("tags")])
+
+
+def _drop(core: Core, item: ItemRow, tie: str, entry: Json, kind: str, params: Json) -> None:
+    """Ask the entry's site, once per try, and look at each turn what came of it."""
+    site, tries = entry["site"], entry.get("tries", 0)
+    name = entry.get("timeline") or "+".join(entry["timelines"])
+    work = None
+    if not core.liveness.gone(site, core.timeouts.gone):
+        key = f"{tie}:{item.id}:{name}:{entry['until']}:{tries}"
+        work = post_if_idle(core, Ask(site, kind, params, key, item=item.id))
+    if work is None or work.state in OPEN:
+        return
+    if work.state == "done":
+        _change_entry(core, item, tie, entry, None)
+        log.info("dropped what was kept for a while", item=item.name, kind=kind, name=name)
+        return
+    again = (now() + timedelta(seconds=core.timeouts.timer_retry)).isoformat()
+    _change_entry(core, item, tie, entry, {**entry, "until": again, "tries": tries + 1, "error": work.error})
+
+
+def _change_entry(core: Core, item: ItemRow, tie: str, entry: Json, changed: Json | None) -> None:
+    with core.database.write() as session:
+        row = session.get_one(ItemRow, item.id)
+        entries: list[Json] = [each for each in row.ties.get(tie, []) if each != entry]
+        entries += [changed] if changed is not None else []
+        row.ties = {name: value for name, value in {**row.ties, tie: entries}.items() if value or name != tie}
+        if changed is None:
+            for timeline in entry.get("timelines") or [entry["timeline"]]:
+                items.remember_points(session, timeline, [])

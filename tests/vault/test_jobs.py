@@ -1,0 +1,185 @@
+"""Jobs: waiting for the operator, waiting for room at their sites, what their JSON tells."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from fake_sites import FakeMachine, Json, World
+from vault_process import LocalVault
+
+from homeport.domain.job_types import JOB_TYPES, job_type
+from homeport.domain.machines import Disk, Machine, Power
+from homeport.domain.operations import Operation
+from homeport.vault import steps
+from homeport.vault.steps import Cancelled, Run, operation
+
+VERSION = 900
+"""Of the workflow below: beyond all released ones."""
+
+name = f"{Operation.TEST_FAILOVER}.v{VERSION}"
+if name not in steps.VERSIONS:
+    _current = steps.WORKFLOWS.get(Operation.TEST_FAILOVER)
+
+    @operation(Operation.TEST_FAILOVER, VERSION, {"ask": "Ask the operator", "after": "Go on", "undo": "Undo"})
+    def _asks(run: Run) -> None:
+        """Waits for the operator, twice told of in its result."""
+        run.begin()
+        try:
+            answer = run.wait_for_operator("ask", "Plug the cable in.")
+            run.step("after", lambda step: {"told": answer["comment"]})
+            run.finish({"told": answer["comment"]}, state=run.before)
+        except Cancelled:
+            run.attempt("undo", lambda step: {"undone": True}, cancellable=False)
+            run.cancelled()
+
+    ASKING = steps.WORKFLOWS.pop(Operation.TEST_FAILOVER)
+    if _current is not None:
+        steps.WORKFLOWS[Operation.TEST_FAILOVER] = _current
+
+
+@pytest.fixture
+def asking() -> Iterator[None]:
+    """Test failovers are the workflow above."""
+    real = steps.WORKFLOWS[Operation.TEST_FAILOVER]
+    steps.WORKFLOWS[Operation.TEST_FAILOVER] = ASKING
+    yield
+    steps.WORKFLOWS[Operation.TEST_FAILOVER] = real
+
+
+def waiting(world: World) -> Json:
+    job = world.begin("test-failover")["id"]
+    world.until(lambda: world.call("GET", f"/jobs/{job}")["state"] == "waiting")
+    found: Json = world.call("GET", f"/jobs/{job}")
+    return found
+
+
+@pytest.mark.usefixtures("asking")
+def test_a_job_that_asks_waits_until_it_is_resumed(world: World) -> None:
+    world.protected()
+    job = waiting(world)
+    assert (job["status"], job["waiting"]["prompt"]) == ("Suspended", "Plug the cable in.")
+    assert job["tasks"][-1]["state"] == "waiting"
+    assert job["allowed"] == ["cancel", "resume"]
+    world.call("POST", f"/jobs/{job['id']}/resume", {"comment": "It is plugged in."}, status=202)
+    done = world.wait(job["id"])
+    assert (done["state"], done["result"]) == ("succeeded", {"told": "It is plugged in.", "notes": []})
+    assert [comment["comment"] for comment in done["comments"]] == ["It is plugged in."]
+    assert [task["state"] for task in done["tasks"]] == ["succeeded", "succeeded"]
+    refused = world.call("POST", f"/jobs/{job['id']}/resume", {"comment": "again"}, status=409)
+    assert refused["code"] == "job.not-waiting"
+
+
+@pytest.mark.usefixtures("asking")
+def test_a_job_that_asks_can_be_cancelled(world: World) -> None:
+    world.protected()
+    job = waiting(world)["id"]
+    world.call("POST", f"/jobs/{job}/cancel", status=202)
+    done = world.wait(job)
+    assert (done["state"], done["waiting"]) == ("cancelled", None)
+    assert [task["name"] for task in done["tasks"]] == ["ask", "undo"]
+    world.expect("Protected", job=None)
+
+
+@pytest.mark.usefixtures("asking")
+@pytest.mark.parametrize("answered_while", ["it runs", "it is away"])
+def test_a_job_goes_on_waiting_after_a_restart(vault: LocalVault, world: World, answered_while: str) -> None:
+    world.protected()
+    job = waiting(world)["id"]
+    before = world.call("GET", f"/jobs/{job}")["waiting"]
+    vault.stop()
+    vault.start()
+    assert world.call("GET", f"/jobs/{job}")["state"] == "waiting"
+    if answered_while == "it is away":
+        world.call("POST", f"/jobs/{job}/resume", {"comment": "done"}, status=202)
+        vault.stop()
+        vault.start()
+    else:
+        threading.Event().wait(0.5)
+        assert world.call("GET", f"/jobs/{job}")["waiting"] == before
+        world.call("POST", f"/jobs/{job}/resume", {"comment": "done"}, status=202)
+    assert world.wait(job)["result"]["told"] == "done"
+
+
+# ── limits of sites ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def more_machines(world: World, count: int) -> list[str]:
+    names = [f"m{number}" for number in range(count)]
+    for number, each in enumerate(names):
+        uuid = f"5b0c2a52-0000-4000-8000-00000000010{number}"
+        disks = (Disk("disk0", 1 << 30, "raw"),)
+        world.east.descriptions[each] = Machine(uuid, each, disks, power=Power.RUNNING)
+        world.east.machines[each] = FakeMachine(each)
+    return names
+
+
+def states(world: World, jobs: list[str]) -> list[str]:
+    return [world.call("GET", f"/jobs/{job}")["state"] for job in jobs]
+
+
+def test_jobs_over_the_limit_begin_in_order_and_failovers_do_not_wait(vault: LocalVault, world: World) -> None:
+    names = more_machines(world, 4)
+    world.protected()
+    assert world.call("GET", "/jobs/limits") == {"data_moving": 4, "failovers": 16}
+    world.call("PUT", "/jobs/limits", {"data_moving": 1, "failovers": 1})
+    assert world.call("PUT", "/jobs/limits", {"data_moving": 0, "failovers": 1}, status=422)["code"]
+    world.west.hold["prepare-timeline"] = hold = threading.Event()
+    first, second, third, fourth = [world.protect(machine=name)["job"]["id"] for name in names]
+    world.until(lambda: states(world, [first, second, third]) == ["running", "queued", "queued"])
+    why = world.call("GET", f"/jobs/{third}")["queued_because"]
+    assert (why["site"], why["limit"], why["before"]) == ("east", 1, 1)
+    assert "1 jobs that move data at work" in why["text"]
+    assert world.call("GET", f"/jobs/{third}")["status"] == "NotStarted"
+    # A copy that waits, or is at work, keeps no failover.
+    assert world.run("failover")["state"] == "succeeded"
+    assert states(world, [first, second]) == ["running", "queued"]
+    # One that waits can be cancelled; the others move up, after a restart, too.
+    world.call("POST", f"/jobs/{third}/cancel", status=202)
+    assert world.wait(third)["state"] == "cancelled"
+    vault.stop()
+    vault.start()
+    assert states(world, [first, second, fourth]) == ["running", "queued", "queued"]
+    hold.set()
+    ended = [world.wait(job) for job in (first, second, fourth)]
+    assert [job["state"] for job in ended] == ["succeeded"] * 3
+    assert ended[0]["ended"] <= ended[1]["started"] <= ended[1]["ended"] <= ended[2]["started"]
+
+
+def test_a_higher_limit_lets_those_begin_that_wait(world: World) -> None:
+    names = more_machines(world, 2)
+    world.call("PUT", "/jobs/limits", {"data_moving": 1, "failovers": 1})
+    world.west.hold["prepare-timeline"] = hold = threading.Event()
+    jobs = [world.protect(machine=name)["job"]["id"] for name in names]
+    world.until(lambda: states(world, jobs) == ["running", "queued"])
+    world.call("PUT", "/jobs/limits", {"data_moving": 2, "failovers": 1})
+    world.until(lambda: states(world, jobs) == ["running", "running"])
+    hold.set()
+    assert [world.wait(job)["state"] for job in jobs] == ["succeeded"] * 2
+
+
+# ── what a job tells ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_job_tells_its_type_target_errors_and_what_belongs_together(world: World) -> None:
+    world.protected()
+    world.west.fail["start-from-point"] = 1
+    failed = world.run("test-failover", ends="failed")
+    assert (failed["type"], failed["display_name"], failed["status"]) == ("TestFailover", "Test failover", "Failed")
+    assert failed["target"] == {"type": "ReplicatedItem", "id": failed["item"], "name": "web"}
+    assert [(error["code"], error["task"]) for error in failed["errors"]] == [
+        ("fake.start-from-point", "start-machine")
+    ]
+    answer = world.client.post(f"/v1/jobs/{failed['id']}/restart")
+    again = answer.json()["job"]
+    assert answer.headers["location"] == f"/v1/jobs/{again['id']}"
+    assert again["activity"] == failed["activity"] == failed["id"] != again["id"]
+    assert world.wait(again["id"])["state"] == "succeeded"
+    assert world.run("cleanup")["activity"] not in (failed["id"], again["id"])
+
+
+def test_every_operation_has_a_name_of_its_own() -> None:
+    assert set(JOB_TYPES) == set(Operation)
+    assert len({each.name for each in JOB_TYPES.values()}) == len(Operation)
+    assert job_type("beyond").display == "beyond"
