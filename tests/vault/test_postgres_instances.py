@@ -263,8 +263,18 @@ def test_a_start_from_the_same_folder_ends_the_instance_before_it(tmp_path: Path
     assert found == {first: False, vault.vault.instances.id: True}
 
 
+def test_an_instance_that_just_began_gives_everyone_time_to_come_back() -> None:
+    liveness = Liveness()
+    liveness.take_in([("east", Seen(600.0, None)), ("west", Seen(600.0, 500.0))])
+    assert liveness.silence("east") == pytest.approx(600, abs=1)
+    assert not liveness.gone("east", 10)
+    assert not liveness.gone("west", 10)
+    assert liveness.gone("east", 0)
+
+
 def test_what_another_instance_heard_counts_as_heard() -> None:
     liveness = Liveness()
+    liveness._since -= 60
     assert liveness.silence("east") is None
     liveness.take_in([("east", Seen(5.0, None)), ("east", Seen(2.0, None))])
     assert 2 <= (liveness.silence("east") or 0) < 3

@@ -113,7 +113,7 @@ def test_the_listener_hears_of_a_new_site(tmp_path: Path) -> None:
     try:
         assert asyncio.run(add_site()) == 201
         assert [site["name"] for site in heard] == ["east"]
-        assert vault.sites() == [{"name": "east", "provider": "qemu", "path": "/e"}]
+        assert vault.sites() == [{"name": "east", "provider": "qemu", "path": "/e", "store": None}]
     finally:
         vault.close()
 
@@ -208,7 +208,7 @@ def test_health_and_rpo_follow_the_reports(world: World) -> None:
     assert "RPO" in found["health_reasons"][0]
     found = told(phase="resyncing", error={"code": "store.full", "cause": "The store is full."})
     assert (found["state"], found["health"]) == ("Resyncing", "critical")
-    assert found["allowed_operations"] == ["test-failover", "failover", "disable"]
+    assert found["allowed_operations"] == ["test-failover", "failover", "pause", "disable"]
     assert "The store is full." in found["health_reasons"][0]
     now = datetime.now(UTC).isoformat()
     crossed = found["replication"]["crossed"]

@@ -78,6 +78,8 @@ def protect(core: Core, machine_name: str, home: str, away: str, policy: str, ta
         raise MachineNotProtectable(
             f"{machine.name} can't be protected: {'; '.join(machine.obstacles)}.", obstacles=list(machine.obstacles)
         )
+    with core.database.read() as session:
+        refuse_protected(session, machine)
     check_excluded(target.excluded_disks, machine)
     targets.check(core, away, target, machine)
     checks.before_protect(core, machine, home, away, policy, target)
@@ -110,7 +112,8 @@ def change_policy(core: Core, name: str, policy: str, guard: Callable[[Session, 
         policies.renew(session, [item])
 
 
-def _new_item(session: Session, machine: Machine, home: str, away: str, policy: str) -> ItemRow:
+def refuse_protected(session: Session, machine: Machine) -> None:
+    """Raises :class:`ProtectionRefused` where an item has this machine, or its name."""
     taken = session.scalar(
         select(ItemRow).where(
             ItemRow.removed.is_(None), (ItemRow.machine == machine.uuid) | (ItemRow.name == machine.name)
@@ -122,6 +125,10 @@ def _new_item(session: Session, machine: Machine, home: str, away: str, policy: 
             remedy="End that protection first with `homeport disable`, or give the machine another name.",
             item=taken.id,
         )
+
+
+def _new_item(session: Session, machine: Machine, home: str, away: str, policy: str) -> ItemRow:
+    refuse_protected(session, machine)
     timeline = new_timeline()
     item = ItemRow(
         id=uuid.uuid4().hex[:16],
