@@ -213,7 +213,7 @@ def test_killing_homeport_loses_no_change(world: World) -> None:
 
 
 def test_a_full_store_stops_points_not_the_machine_and_replication_resumes() -> None:
-    with World() as world, mounted(world.b / ".homeport" / "store", 96 * MiB) as store:
+    with World() as world, mounted(world.b / ".homeport" / "store", 320 * MiB) as store:
         world.set_up()
         protected(world)
         good = world.take_point()

@@ -638,7 +638,7 @@ def test_passphrase_ways_of_another_shape(new: Any, field: str) -> None:
         return bytes(32)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unlock, "argon2id", derive)
+        patch.setattr(unlock.derivation, "argon2id", derive)
         with pytest.raises(StoreError):
             unlock.unwrap(VAULT, way, "a passphrase")
 

@@ -133,6 +133,8 @@ def purge_at_sites(core: Core, item: str) -> Json:
     "notes": what the operator should know}. Twice does no harm; a site may take as long as it is at work."""
     with core.database.read() as session:
         row = session.get_one(ItemRow, item)
+        if not row.machine_key:
+            return {"waiting": [], "notes": []}  # done before: no site has anything that a key would open
         gone = set(session.scalars(select(SiteRow.name).where(SiteRow.removed.is_not(None))))
         sites = {site: timelines for site, timelines in row.timelines.items() if timelines and site not in gone}
         alone = _alone(session, row)
