@@ -70,6 +70,8 @@ class FakeSite:
         self.machines = {machine.name: FakeMachine(machine.name) for machine in machines}
         self.timelines: dict[str, FakeTimeline] = {}
         self.replications: dict[str, Json] = {}
+        self.kept: dict[str, Json] = {}
+        """What stopped replications would go on with: their caches."""
         self.calls: list[tuple[str, Json]] = []
         self.hello_answer: Json = {}
         self.tell_points = True
@@ -325,7 +327,9 @@ class FakeSite:
         return {"renewed": True}
 
     def do_stop_replication(self, params: Json) -> Json:
-        self.replications.pop(params["item"], None)
+        current = self.replications.pop(params["item"], None)
+        if current is not None:
+            self.kept[params["item"]] = current
         return {"head": None}
 
     def do_take_point(self, params: Json) -> Json:
@@ -349,6 +353,8 @@ class FakeSite:
     def do_planned_stop(self, params: Json) -> Json:
         machine = self.machines[params["vm"]]
         current = self.replications.pop(params["item"], None)
+        if current is None and machine.running:
+            current = self.kept.get(params["item"])
         if self.incomplete_stops > 0:
             self.incomplete_stops -= 1
             machine.running, machine.fenced = False, "stopped"
