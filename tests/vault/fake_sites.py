@@ -251,12 +251,13 @@ class FakeSite:
             self.calls.append((kind, params))
             if kind in self.entered:
                 self.entered[kind].set()
-        if kind in self.hold:
-            while alive.is_set() and not self.hold[kind].wait(0.1):
-                pass
+        while alive.is_set() and (held := self.hold.get(kind)) is not None and not held.wait(0.1):
+            pass
         with self._lock:
             if "item" in params and "fence" in params:
-                if kind in ("fence", "describe") and params["fence"] < self._fences.get(params["item"], 0):
+                if kind in ("fence", "describe", "drop-timeline", "drop-points") and params["fence"] < self._fences.get(
+                    params["item"], 0
+                ):
                     raise HomeportError("superseded", code="work.superseded")
                 assert params["fence"] >= self._fences.get(params["item"], 0), "a fence went back"
                 self._fences[params["item"]] = params["fence"]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -239,11 +240,21 @@ def take(core: Core, site: str, have: frozenset[str] | None = None) -> list[Json
     taken: list[Json] = []
     with core.database.write() as session:
         executor = session.get_one(SiteRow, site).executor
+        fences = _open_fences(session, site)
         for row in session.scalars(_takeable(site, have)):
+            if row.kind != "fence" and row.created > fences.get(row.params.get("item"), row.created):
+                continue
             row.state, row.executor, row.changed = "handed", executor, now()
             row.attempt += 1
             taken.append({"id": row.id, "kind": row.kind, "params": row.params, "attempt": row.attempt})
     return taken
+
+
+def _open_fences(session: Session, site: str) -> dict[str | None, datetime]:
+    """By item since when a fence waits to be carried out at ``site``. What was asked of the item later waits for that:
+    its fence number is higher, and the fence would be refused as superseded by it, its machine left running."""
+    wanted = select(WorkRow).where(WorkRow.site == site, WorkRow.kind == "fence", WorkRow.state.in_(OPEN))
+    return {row.params.get("item"): row.created for row in session.scalars(wanted.order_by(WorkRow.created.desc()))}
 
 
 def _takeable(site: str, have: frozenset[str] | None) -> Any:
