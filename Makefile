@@ -1,4 +1,4 @@
-.PHONY: help prepare prepare-tests demo test test-fast chaos bench lint lock
+.PHONY: help prepare prepare-tests demo demo-sites packages test test-fast chaos bench lint lock
 
 help: ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -20,9 +20,13 @@ bench: prepare ## side by side with other tools; BENCH=failover or BENCH=store f
 chaos: prepare-tests ## 200 random operations while vaults are killed and stopped, on both databases; SEED=… repeats one, ARGS=… for its options
 	@.venv/bin/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
 
+packages: prepare ## dist/homeport-*.whl and dist/homeport_*.deb
+	@.venv/bin/python -m packages.wheel
+	@.venv/bin/python -m packages.deb
+
 lint: prepare ## ruff and mypy --strict
-	.venv/bin/ruff check src tests demo
-	.venv/bin/ruff format --check src tests demo
+	.venv/bin/ruff check src tests demo packages
+	.venv/bin/ruff format --check src tests demo packages
 	.venv/bin/mypy
 
 test: lint prepare-tests ## every test
