@@ -12,6 +12,9 @@ prepare-tests: prepare ## and what only tests need: strace, an S3 server and an 
 demo: prepare ## the round trip with a real machine; KEEP=1 leaves it running
 	@.venv/bin/python -m demo.round_trip $(if $(KEEP),--keep)
 
+demo-sites: prepare ## two sites and a WAN, a cut, a killed server, a lost site, and home again; KEEP=1 leaves it running (root)
+	@.venv/bin/python -m demo.sites $(if $(KEEP),--keep)
+
 BENCH ?= failover store
 bench: prepare ## side by side with other tools; BENCH=failover or BENCH=store for one, ARGS=… for its options
 	@scripts/prepare-bench
