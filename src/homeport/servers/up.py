@@ -18,9 +18,10 @@ import uvicorn
 from rich.console import Console
 
 from homeport.domain.errors import HomeportError
-from homeport.servers.configuration_server import ConfigurationServer
 from homeport.servers.durable import write_durably
+from homeport.servers.link import Link
 from homeport.servers.work import SiteWork
+from homeport.servers.worker import Worker
 from homeport.sites.qemu import QemuSite
 from homeport.store.keys import VaultKey, seal_vault, sealed_header
 from homeport.store.memory import MemoryObjects
@@ -93,7 +94,7 @@ class _Sites:
         self._url = url
         self._state = state
         self._token = (state / "token").read_text().strip()
-        self._servers: dict[str, ConfigurationServer] = {}
+        self._servers: dict[str, Worker] = {}
         self._opened: dict[str, dict[str, Any]] = {}
         """As they were when they were opened, or refused."""
         self._refused: set[str] = set()
@@ -125,7 +126,7 @@ class _Sites:
             self._locks[site["name"]], self._opened[site["name"]] = lock, site
             url = site["store"] or (folder / "store").as_uri()
             work = SiteWork(site["name"], QemuSite(path, name=site["name"]), folder, open_objects(url), url)
-            server = ConfigurationServer(site["name"], self._url, self._token, work)
+            server = Worker(site["name"], Link(self._url, self._token), work)
             server.start()
         except (OSError, HomeportError) as error:
             log.error("site can't be opened", site=site["name"], error=str(error))

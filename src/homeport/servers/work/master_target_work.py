@@ -14,14 +14,14 @@ from homeport.servers.local_machine import disk_views, without_disks
 from homeport.servers.master_target import MasterTarget, NothingToRollBack, stamp
 from homeport.servers.replication_spec import machine_key_of
 from homeport.servers.site_facts import drive
-from homeport.servers.work.kinds import Role
+from homeport.servers.work.kinds import Duty
 from homeport.servers.work.site_context import Handler, Params, Progress, Result, SiteContext, optional_point
 
 
 class MasterTargetWork:
     """Keeps the retention drive's journals, and what the disks looked like when they were taken as a base."""
 
-    role = Role.MASTER_TARGET
+    duty = Duty.MASTER_TARGET
 
     def __init__(self, context: SiteContext) -> None:
         self.name = context.name

@@ -6,7 +6,6 @@ import json
 import secrets
 import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ from homeport.servers.replication import Final, Replication
 from homeport.servers.replication_spec import ReplicationSpec
 from homeport.servers.site_facts import drive
 from homeport.servers.work.errors import NotReplicating
-from homeport.servers.work.kinds import Role
-from homeport.servers.work.site_context import Handler, Params, Progress, Result, SiteContext, text_of
+from homeport.servers.work.kinds import Duty
+from homeport.servers.work.site_context import Handler, Params, Progress, Report, Result, SiteContext, text_of
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +32,7 @@ log = structlog.get_logger(__name__)
 class ProcessServerWork:
     """One :class:`Replication` per item, each with its folder in the cache; and the object gateway."""
 
-    role = Role.PROCESS_SERVER
+    duty = Duty.PROCESS_SERVER
 
     def __init__(self, context: SiteContext) -> None:
         self.name = context.name
@@ -43,7 +42,7 @@ class ProcessServerWork:
         self._replications: dict[str, Replication] = {}
         self._crossings: dict[str, Crossing] = {}
         self._lock = threading.RLock()
-        self._report: Callable[[dict[str, Any]], None] = lambda report: None
+        self._report: Report = lambda report: None
         self.kinds: dict[str, Handler] = {
             "replicate": self._replicate,
             "renew-replication": self._renew_replication,
@@ -55,7 +54,7 @@ class ProcessServerWork:
             "forget-replication": self._forget_replication,
         }
 
-    def connect(self, report: Callable[[dict[str, Any]], None]) -> None:
+    def connect(self, report: Report) -> None:
         self._report = report
 
     def gateway(self) -> dict[str, str]:

@@ -21,6 +21,8 @@ from homeport.store.timeline import MachineStore
 Progress = Callable[..., None]
 Params = dict[str, Any]
 Result = dict[str, Any]
+Report = Callable[[dict[str, Any]], None]
+"""Called with how an item's replication is, as the agent API takes it."""
 Handler = Callable[[Params, Progress], Result]
 
 

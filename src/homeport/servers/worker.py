@@ -1,6 +1,7 @@
-"""One site's configuration server: takes the vault's work by long poll, and carries it out at its site.
+"""A server takes work by long poll from who tells it what to do, and carries it out at its site.
 
-It dials out; nothing reaches in. Work runs in threads of its own, so that a long copy doesn't keep a failover waiting.
+A configuration server takes the vault's; a process server and a master target take their configuration server's. Each
+dials out; nothing reaches in. Work runs in threads of its own, so that a long copy doesn't keep a failover waiting.
 """
 
 from __future__ import annotations
@@ -8,13 +9,15 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import httpx
 import structlog
 
 from homeport.domain.errors import HomeportError
-from homeport.servers.work import SiteWork
+from homeport.servers.link import Link
+from homeport.servers.work.site_context import Params, Progress, Report, Result
 
 log = structlog.get_logger(__name__)
 
@@ -23,18 +26,39 @@ TEND_EVERY = 2.0
 RECONNECT_AFTER = 1.0
 
 
-class ConfigurationServer:
-    """``vault_url`` and ``token`` say where the vault is; ``work`` knows how things are done at this site."""
+class Work(Protocol):
+    """What a server does at its site."""
 
-    def __init__(self, site: str, vault_url: str, token: str, work: SiteWork) -> None:
-        self.site = site
+    def connect(self, report: Report) -> None: ...
+
+    def present(self) -> bool: ...
+
+    def greet(self, hello: Callable[[dict[str, Any]], dict[str, Any]]) -> None: ...
+
+    def resume(self, replications: list[Params]) -> None: ...
+
+    def carry_out(self, kind: str, params: Params, progress: Progress, id: str) -> Result: ...
+
+    def tend(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Worker:
+    """``place``: what this server is known as to who is at the other end of ``link``: the vault knows a configuration
+    server by its site, a configuration server the others by their names. ``work``: what it does. ``greet_every``:
+    seconds after which what is told of this server is told anew (0: only when it begins)."""
+
+    def __init__(self, place: str, link: Link, work: Work, *, greet_every: float = 0) -> None:
+        self.place = place
+        self._link = link
         self._work = work
+        self._greet_every = greet_every
+        self._greeted = 0.0
+        self._greet_anew = threading.Event()
+        self._heard = 0.0
         self._executor = secrets.token_hex(8)
-        self._client = httpx.Client(
-            base_url=vault_url,
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=httpx.Timeout(10.0, read=POLL_SECONDS + 10.0),
-        )
+        self._client = link.client(httpx.Timeout(10.0, read=POLL_SECONDS + 10.0))
         self._stop = threading.Event()
         self._busy: set[str] = set()
         self._lock = threading.Lock()
@@ -42,9 +66,9 @@ class ConfigurationServer:
         self._reported = threading.Event()
         work.connect(self._report)
         self._threads = [
-            threading.Thread(target=self._poll, name=f"configuration-server-{site}", daemon=True),
-            threading.Thread(target=self._send_reports, name=f"reports-{site}", daemon=True),
-            threading.Thread(target=self._tend, name=f"tend-{site}", daemon=True),
+            threading.Thread(target=self._poll, name=f"work-of-{place}", daemon=True),
+            threading.Thread(target=self._send_reports, name=f"reports-{place}", daemon=True),
+            threading.Thread(target=self._tend, name=f"tend-{place}", daemon=True),
         ]
 
     def start(self) -> None:
@@ -70,40 +94,46 @@ class ConfigurationServer:
             try:
                 if not greeted:
                     self._greet()
+                    self._resume()
                     greeted = True
                 with self._lock:
                     have = ",".join(sorted(self._busy))
-                response = self._client.get(f"/v1/agent/{self.site}/work", params={"wait": POLL_SECONDS, "have": have})
+                response = self._client.get(f"/v1/agent/{self.place}/work", params={"wait": POLL_SECONDS, "have": have})
                 response.raise_for_status()
+                self._heard = time.monotonic()
                 for work in response.json()["work"]:
                     self._accept(work)
             except (httpx.HTTPError, HomeportError) as error:
                 if self._stop.is_set():
                     return
-                log.warning("the vault can't be reached", site=self.site, error=str(error))
+                log.warning("can't be reached", place=self.place, url=self._link.url, error=str(error))
                 greeted = False
                 self._stop.wait(RECONNECT_AFTER)
 
     def _greet(self) -> None:
-        before = self._work.sealed_header()
-        self._work.welcome(self._hello(before))
-        if before is None:
-            self._hello(self._work.sealed_header())  # so that sites which join later get it too
-        replications = self._client.get(f"/v1/agent/{self.site}/replications")
-        replications.raise_for_status()
-        self._work.resume(replications.json()["replications"])
+        self._greet_anew.clear()
+        self._greeted = time.monotonic()
+        self._work.greet(self._hello)
 
-    def _hello(self, sealed: str | None) -> dict[str, Any]:
-        body = {
-            "executor": self._executor,
-            "gateway": self._work.gateway(),
-            "facts": self._work.facts(),
-            "sealed": sealed,
-        }
-        response = self._client.post(f"/v1/agent/{self.site}/hello", json=body)
+    def _hello(self, body: dict[str, Any]) -> dict[str, Any]:
+        greeting = {"executor": self._executor, **body}
+        response = self._client.post(f"/v1/agent/{self.place}/hello", json=greeting)
         response.raise_for_status()
         answer: dict[str, Any] = response.json()
         return answer
+
+    def _resume(self) -> None:
+        response = self._client.get(f"/v1/agent/{self.place}/replications")
+        response.raise_for_status()
+        self._work.resume(response.json()["replications"])
+
+    def refresh(self) -> None:
+        """What is told of this server has changed: tell it soon."""
+        self._greet_anew.set()
+
+    def silence(self) -> float | None:
+        """Seconds since the other end last answered; None: it never did."""
+        return time.monotonic() - self._heard if self._heard else None
 
     def _accept(self, work: dict[str, Any]) -> None:
         with self._lock:
@@ -124,12 +154,12 @@ class ConfigurationServer:
                 )
 
         try:
-            result = self._work.carry_out(work["kind"], work["params"], progress)
+            result = self._work.carry_out(work["kind"], work["params"], progress, work["id"])
             answer: dict[str, Any] = {"state": "done", "result": result}
         except HomeportError as error:
             answer = {"state": "failed", "error": error.to_json()}
         except Exception as error:
-            log.exception("work failed", site=self.site, kind=work["kind"])
+            log.exception("work failed", place=self.place, kind=work["kind"])
             answer = {
                 "state": "failed",
                 "error": {
@@ -147,11 +177,11 @@ class ConfigurationServer:
         """Progress may get lost; an end is told until the vault has it (or hands the work out again)."""
         while not self._stop.is_set():
             try:
-                response = self._client.post(f"/v1/agent/{self.site}/work/{work['id']}", json=answer)
+                response = self._client.post(f"/v1/agent/{self.place}/work/{work['id']}", json=answer)
                 if response.status_code < 500:
                     return
             except httpx.HTTPError as error:
-                log.warning("answer not delivered", site=self.site, kind=work["kind"], error=str(error))
+                log.warning("answer not delivered", place=self.place, kind=work["kind"], error=str(error))
             if answer["state"] == "running":
                 return
             self._stop.wait(RECONNECT_AFTER)
@@ -172,11 +202,11 @@ class ConfigurationServer:
                 reports, self._reports = self._reports, {}
             for report in reports.values():
                 try:
-                    self._client.post(f"/v1/agent/{self.site}/report", json=report).raise_for_status()
+                    self._client.post(f"/v1/agent/{self.place}/report", json=report).raise_for_status()
                 except (httpx.HTTPError, RuntimeError) as error:
                     if self._stop.is_set():
                         return
-                    log.warning("report not delivered", site=self.site, error=str(error))
+                    log.warning("report not delivered", place=self.place, error=str(error))
                     with self._lock:
                         newer = self._reports.get(report["item"])
                     self._report(report if newer is None else {**report, **newer})
@@ -187,5 +217,14 @@ class ConfigurationServer:
         while not self._stop.wait(TEND_EVERY):
             try:
                 self._work.tend()
+                if self._greeted and self._anew():
+                    self._greet()
+            except httpx.HTTPError as error:
+                log.info("greeting not delivered", place=self.place, error=str(error))
+                self._greet_anew.set()
             except Exception:
-                log.exception("tending failed", site=self.site)
+                log.exception("tending failed", place=self.place)
+
+    def _anew(self) -> bool:
+        due = self._greet_every and time.monotonic() - self._greeted >= self._greet_every
+        return self._greet_anew.is_set() or bool(due)
