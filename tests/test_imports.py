@@ -11,14 +11,15 @@ HOUSE = Path(__file__).parent.parent / "src" / "homeport"
 
 MAY_IMPORT = {
     "domain": set[str](),
+    "trust": {"domain"},
     "disks": {"domain"},
     "qemu": {"domain", "disks"},
     "store": {"domain"},
     "bucket": {"domain", "disks", "store"},
     "sources": {"domain", "disks", "qemu"},
     "sites": {"domain", "disks", "qemu"},
-    "servers": {"domain", "disks", "qemu", "store", "bucket", "sources", "sites"},
-    "vault": {"domain"},
+    "servers": {"domain", "disks", "qemu", "store", "bucket", "sources", "sites", "trust"},
+    "vault": {"domain", "trust"},
     "cli": {"domain"},
 }
 EXCEPTIONS = {
