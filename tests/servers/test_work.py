@@ -22,6 +22,8 @@ from homeport.domain.points import PointId
 from homeport.domain.units import BLOCK, MiB
 from homeport.servers.work import NotReplicating, SiteWork, StaleWork
 from homeport.servers.work.kinds import PARTS
+from homeport.servers.work.process_server_work import ProcessServerWork
+from homeport.servers.work.site_context import SiteContext
 from homeport.servers.work.site_work import ServersHere
 from homeport.sites.interface import StartOptions
 from homeport.sites.qemu import QemuSite
@@ -386,3 +388,23 @@ def test_every_kind_of_work_has_roles_that_do_it(place: Place) -> None:
     roles = (place.work.provider, place.work.store, place.here.process_server, place.here.master_target)
     told = {(part.duty, part.kind) for parts in PARTS.values() for part in parts}
     assert told == {(role.duty, kind) for role in roles for kind in role.kinds}
+
+
+def test_a_process_server_goes_on_by_itself_with_what_it_replicated(place: Place) -> None:
+    def restarted() -> ProcessServerWork:
+        context = SiteContext("a", place.site, place.own, place.objects, (place.own / "store").as_uri())
+        work = ProcessServerWork(context)
+        work.resume_own()
+        return work
+
+    place.site.start("disks", StartOptions())
+    place.replicate()
+    place.here.process_server.stop()
+    again = restarted()
+    assert again.running("item").spec.timeline == T1
+    again.stop()
+    place.do("stop-replication")
+    paused = restarted()
+    with pytest.raises(NotReplicating):
+        paused.running("item")
+    paused.stop()

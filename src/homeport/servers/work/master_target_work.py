@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import Any
 
 from homeport.domain.errors import HomeportError
@@ -27,7 +28,7 @@ class MasterTargetWork:
         self.name = context.name
         self._context = context
         self._site = context.site
-        self._master_target = MasterTarget(context.folder / "retention")
+        self._master_target = MasterTarget(context.retention)
         self.kinds: dict[str, Handler] = {
             "import-base": self._import_base,
             "write-disks": self._write_disks,
@@ -37,7 +38,7 @@ class MasterTargetWork:
         }
 
     def facts(self) -> dict[str, Any]:
-        return {"retention": drive(self._context.folder / "retention")}
+        return {"retention": drive(self._context.retention)}
 
     def _import_base(self, params: Params, progress: Progress) -> Result:
         store = self._context.store(params)
@@ -50,7 +51,7 @@ class MasterTargetWork:
             )
         self._site.power_off(params["vm"])
         machine = without_disks(machine, params.get("exclude", ()))
-        spool = self._context.cache(params["item"], params["timeline"]) / "import"
+        spool = self._context.folder / "imports" / params["item"] / params["timeline"]
         parent, origin = optional_point(params, "parent"), optional_point(params, "origin")
         with disk_views(self._site, machine) as views:
             stamps = {disk.id: stamp(self._site.folder(machine.name) / disk.path) for disk in machine.disks}
@@ -89,6 +90,7 @@ class MasterTargetWork:
 
     def _discard_journal(self, params: Params, progress: Progress) -> Result:
         self._master_target.discard(params["machine"])
+        shutil.rmtree(self._context.folder / "imports" / params["item"], ignore_errors=True)
         return {}
 
     def _note_start(self, params: Params, progress: Progress) -> Result:
