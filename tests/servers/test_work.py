@@ -20,6 +20,7 @@ from homeport.domain.errors import HomeportError
 from homeport.domain.machines import Power
 from homeport.domain.points import PointId
 from homeport.domain.units import BLOCK, MiB
+from homeport.servers.site_facts import device_of
 from homeport.servers.work import NotReplicating, SiteWork, StaleWork
 from homeport.servers.work.kinds import PARTS
 from homeport.servers.work.process_server_work import ProcessServerWork
@@ -408,3 +409,10 @@ def test_a_process_server_goes_on_by_itself_with_what_it_replicated(place: Place
     with pytest.raises(NotReplicating):
         paused.running("item")
     paused.stop()
+
+
+def test_the_drives_of_a_master_target_are_listed_with_what_keeps_them_from_retention(place: Place) -> None:
+    drives = place.here.master_target.facts()["retention_drives"]
+    own = device_of(place.own)
+    mine = next(each for each in drives if device_of(Path(each["path"])) == own)
+    assert mine["reason"].startswith("in use: "), "machines, cache and store lie there"
