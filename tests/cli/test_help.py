@@ -16,6 +16,7 @@ from tests.cli.conftest import Homeport
 
 EXPECTED = {
     *("up", "vault passphrase", "vault backup", "vault backups", "vault restore", "vault rebuild"),
+    *("serve vault", "serve configuration-server", "serve process-server", "serve master-target"),
     *("site add", "site list", "site show", "site set", "site remove"),
     *("machine list", "machine start"),
     *("policy create", "policy list", "policy show", "policy set", "policy remove", "policy profile"),

@@ -18,6 +18,7 @@ from homeport.cli import (
     points,
     policies,
     protect,
+    serve,
     sites,
     status,
     store_commands,
@@ -28,7 +29,7 @@ from homeport.cli.errors import FAILED, WRONG_USE, Interrupted, WrongUse, exit_s
 from homeport.domain.errors import HomeportError
 
 ORDER = (
-    *("up", "vault", "site", "machine", "policy"),
+    *("up", "serve", "vault", "site", "machine", "policy"),
     *("protect", "item", "point", "resync", "pause", "resume", "disable"),
     *("test-failover", "cleanup"),
     *("failover", "change-point", "commit", "undo", "complete-migration"),
@@ -78,7 +79,21 @@ def build() -> typer.Typer:
     ) -> None:
         """Options of `homeport` itself."""
 
-    for part in (up, vault, sites, policies, protect, items, operations, points, status, checks, jobs, store_commands):
+    for part in (
+        up,
+        serve,
+        vault,
+        sites,
+        policies,
+        protect,
+        items,
+        operations,
+        points,
+        status,
+        checks,
+        jobs,
+        store_commands,
+    ):
         part.register(app)
     return app
 
