@@ -17,6 +17,8 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+from homeport.servers.serve.settings import SETTINGS, sample_config
+from homeport.servers.serve.units import unit
 from packages.libraries import copy_libraries, needed
 from packages.source import DIST, ROOT, version
 from packages.wheel import build_wheel
@@ -71,10 +73,14 @@ def _commands_and_units(root: Path) -> None:
     shutil.copy(_HERE / "debian/homeport", root / "usr/bin/homeport")
     units = root / "lib/systemd/system"
     units.mkdir(parents=True)
-    for unit in sorted((_HERE / "systemd").iterdir()):
-        shutil.copy(unit, units / unit.name)
+    for file in sorted((_HERE / "systemd").iterdir()):
+        shutil.copy(file, units / file.name)
     documents = root / "usr/share/doc/homeport"
-    documents.mkdir(parents=True)
+    examples = documents / "examples"
+    examples.mkdir(parents=True)
+    for role in SETTINGS:
+        (units / f"homeport-{role}.service").write_text(unit(role, "/usr/bin/homeport"), "utf-8")
+        (examples / f"{role}.toml").write_text(sample_config(role), "utf-8")
     shutil.copy(ROOT / "LICENSE", documents / "copyright")
     for page in (ROOT / "README.md", ROOT / "CHANGELOG.md"):
         shutil.copy(page, documents / page.name)

@@ -95,6 +95,10 @@ for module in (homeport, numpy):
     assert module.__cached__ and __import__("os").path.exists(module.__cached__)
 '
 stat -c '%U %a %n' /var/lib/homeport
+systemd-analyze verify --man=no /lib/systemd/system/homeport*.service && ls /lib/systemd/system | grep -c homeport
+for role in vault configuration-server process-server master-target; do
+    homeport serve $role --systemd-unit | cmp - /lib/systemd/system/homeport-$role.service && echo "unit of $role"
+done
 id -nG homeport
 
 echo a passphrase of some length > /srv/passphrase
@@ -157,7 +161,7 @@ class TestDebianPackage:
         lines = done.stdout.splitlines()
         for wanted in (
             f"homeport {__version__}", "homeport 700 /var/lib/homeport", "homeport 700 /var/lib/homeport/state",
-            "restored", "stopped", "purged",
+            "restored", "stopped", "purged", "unit of vault", "unit of master-target",
         ):  # fmt: skip
             assert wanted in lines, done.stdout
         assert not Path("/usr/lib/homeport").exists()
