@@ -201,13 +201,14 @@ def cut(demo: Sites) -> None:
         caught_up = (datetime.now(UTC) - restored).total_seconds()
         times = [datetime.fromisoformat(point["time"]) for point in demo.points()]
         during = [moment for moment in times if began < moment < restored]
+        wanted = CUT_SECONDS // INTERVAL // 2  # a busy machine may miss some
         console.print(
-            f"   While it was cut, Bergen's newest point was of {behind:%H:%M:%S}. {caught_up:.1f} s after it was "
-            f"back, Bergen had {len(during)} points of those {CUT_SECONDS} seconds.",
+            f"   When it was restored, Bergen's newest point was of {behind:%H:%M:%S}; {caught_up:.1f} s later it had "
+            f"{len(during)} points of those {CUT_SECONDS} seconds, and a newer one.",
             highlight=False,
         )
-        if not during:
-            raise DemoFailed("no point of the time of the cut has arrived")
+        if len(during) < wanted:
+            raise DemoFailed(f"of the time of the cut there are {len(during)} points, not {wanted}")
         row.rpo = rpo(demo)
         demo.prove(row, not_older_than=before)
 
@@ -268,6 +269,8 @@ def rebuild_home(demo: Sites) -> None:
         shutil.rmtree(demo.site_folder(HOME) / ".homeport")
         for namespace in NAMESPACES[HOME]:
             shutil.rmtree(demo.servers.state(f"{HOME}-{namespace}"))
+        for lost in ("ps", "mt"):
+            demo.homeport("server", "remove", f"{HOME}-{lost}", "--force", "--yes")
         demo.servers.start_site(HOME, replace=True)
         demo.homeport("server", "list")
         demo.homeport("machine", "list", HOME)

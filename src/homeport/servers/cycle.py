@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from homeport.domain.units import BLOCK, MiB
 from homeport.servers.difference import Base, Difference, FileBase, PointBase, differing_regions, mismatches
 from homeport.servers.digest_file import UNKNOWN, DigestFile, Digests, known
 from homeport.servers.replication_spec import ReplicationSpec
+from homeport.servers.shipper import Shipper
 from homeport.sources.interface import DiskView, Knowledge, PointView, Source
 from homeport.sources.verify import sample_clean_blocks
 from homeport.store.builder import PointBuilder
@@ -62,7 +64,7 @@ class Taken:
 
 
 class Cycle:
-    """Takes points of one machine on one timeline. Not thread-safe: one thread drives it."""
+    """Takes points of one machine on one timeline. Not thread-safe: one thread drives it; shipping has a second one."""
 
     def __init__(
         self,
@@ -88,6 +90,9 @@ class Cycle:
         self._writer = store.writer(spec.timeline, owner)
         self._resync = False
         self._incarnation: str | None = None
+        self.shipper = Shipper(f"ship-{spec.vm}")
+        """Where all goes that crosses to the store while points are taken."""
+        self._shipping: Future[PointInfo] | None = None
         self._pending = spooled_points(self._spool)
         self._head = self._pending[-1].point if self._pending else store.head(spec.timeline)
         source.recover([spooled.point for spooled in self._pending])
@@ -107,6 +112,7 @@ class Cycle:
         self._resync = True
 
     def close(self) -> None:
+        self.shipper.close()
         for file in self._files.values():
             file.close()
         self._files.clear()
@@ -118,13 +124,32 @@ class Cycle:
         """Publish what waits in the cache, in order. Raises StoreUnavailable (the rest goes on waiting), Fenced."""
         published = []
         while self._pending:
-            spooled = self._pending[0]
-            info = self._writer.publish(spooled)
-            self._source.commit(spooled.point)
-            spooled.remove()
-            self._pending.pop(0)
-            published.append(info)
+            self.begin_shipping()
+            assert self._shipping is not None
+            wait([self._shipping])
+            published += self.shipped()
         return published
+
+    def begin_shipping(self, ended: Callable[[], None] = lambda: None) -> None:
+        """Publish the first point that waits, while points go on being taken; nothing where one is under way.
+        ``ended``: called, in another thread, when :meth:`shipped` can tell how it went."""
+        if self._shipping is None and self._pending:
+            first = self._pending[0]
+            self._shipping = self.shipper.submit(lambda: self._writer.publish(first))
+            self._shipping.add_done_callback(lambda _: ended())
+
+    def shipped(self) -> list[PointInfo]:
+        """The point that was published since this was asked last, if any; the source has forgotten it then. Raises
+        what publishing it came to: StoreUnavailable (it goes on waiting), Fenced."""
+        if self._shipping is None or not self._shipping.done():
+            return []
+        shipping, self._shipping = self._shipping, None
+        info = shipping.result()
+        spooled = self._pending[0]
+        self._source.commit(spooled.point)
+        spooled.remove()
+        self._pending.pop(0)
+        return [info]
 
     # ── the first copy ──────────────────────────────────────────────────────────────────────────────────────────
 

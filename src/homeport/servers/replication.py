@@ -127,6 +127,8 @@ class Replication:
         self._rpo_from: datetime | None = None
         self._last_report = 0.0
         self._last_app = time.monotonic()
+        self._unanswered: list[tuple[Taken, _Request]] = []
+        self._pruning: Future[list[PointInfo] | None] | None = None
         self._thread = threading.Thread(target=self._run, name=f"replication-{spec.vm}", daemon=True)
 
     # ── asked from other threads ────────────────────────────────────────────────────────────────────────────────
@@ -220,11 +222,12 @@ class Replication:
             self.spec, self._machine.source(), store, own, self._cache, self._owner, self._look,
             self._machine.describe,
         )  # fmt: skip
+        self._pruning = None
         try:
             self._head = cycle.head
             self._points = store.points(self.spec.timeline)
             self._rpo_from = self._points[-1].time if self._points else None
-            self._ship(cycle, store)
+            self._ship(cycle)
             if cycle.head is None:
                 self._say("seeding", force=True)
                 cycle.first_copy()
@@ -236,6 +239,11 @@ class Replication:
                 if self._final is not None:
                     self._finish(cycle, store)
                     raise _Stop
+                self._collect(cycle)
+                self._pruned()
+                if not cycle.backlog and self._pruning is None and time.monotonic() >= next_prune:
+                    next_prune = time.monotonic() + PRUNE_EVERY
+                    self._prune(cycle, store)
                 resync = self._resync.is_set()
                 if resync:
                     self._resync.clear()
@@ -246,21 +254,16 @@ class Replication:
                 if due or request:
                     last_point = time.monotonic()
                     try:
-                        self._take(cycle, store, request)
+                        self._take(cycle, request)
                     except BaseException:
                         if resync:
                             self._resync.set()  # still to be done
                         raise
-                    if time.monotonic() >= next_prune:
-                        try:
-                            self._prune(store)
-                        except StoreUnavailable as error:
-                            self._failed("error", error)  # points go on into the cache all the same
-                        next_prune = time.monotonic() + PRUNE_EVERY
                     continue
                 self._wake.wait(max(0.0, last_point + self.spec.interval - time.monotonic()))
                 self._wake.clear()
         finally:
+            self._refuse_unanswered(_STOPPED)
             cycle.close()
 
     def _gateway(self) -> RemoteObjects:
@@ -271,33 +274,49 @@ class Replication:
         except ValueError as error:
             raise StoreUnavailable(str(error)) from error
 
-    def _take(self, cycle: Cycle, store: MachineStore, request: _Request | None) -> Taken | None:
-        if cycle.backlog:
-            try:
-                self._ship(cycle, store)  # what waits goes first: it may have filled the cache
-            except StoreUnavailable as error:
-                self._failed("error", error)
+    def _take(self, cycle: Cycle, request: _Request | None) -> None:
+        """Take a point and set it on its way. Who asked for it is answered when it is published."""
         app_due = self.spec.app_consistent and time.monotonic() - self._last_app >= self.spec.app_consistent
         wanted = request.consistency if request else Consistency.APP if app_due else Consistency.CRASH
         try:
             taken = cycle.take_point(wanted, request.tags if request else ())
-            self._found_by = taken.found_by
-            if wanted is Consistency.APP:
-                self._last_app = time.monotonic()
-            self._ship(cycle, store)
         except BaseException as error:
             if request:
                 request.answer.set_exception(_STOPPED if isinstance(error, _Stop) else error)
+            cycle.begin_shipping(self._wake.set)  # what waits may have filled the cache
             if isinstance(error, StoreUnavailable) and cycle.backlog:
-                self._failed("error", error)  # points wait in the cache; the next round tries again
-                return None
+                self._failed("error", error)
+                return
             raise
+        self._found_by = taken.found_by
+        if wanted is Consistency.APP:
+            self._last_app = time.monotonic()
         if request:
-            request.answer.set_result(taken)
-        return taken
+            self._unanswered.append((taken, request))
+        cycle.begin_shipping(self._wake.set)
 
-    def _ship(self, cycle: Cycle, store: MachineStore) -> None:
-        published = cycle.ship()
+    def _collect(self, cycle: Cycle) -> None:
+        """What came of the point that was on its way; then the next. One that didn't get through goes on waiting, and
+        is tried again when the next point is due."""
+        try:
+            published = cycle.shipped()
+        except StoreUnavailable as error:
+            self._refuse_unanswered(error)
+            self._failed("error", error)
+            return
+        if not published:
+            return
+        self._told_of(cycle, published)
+        for taken, request in [each for each in self._unanswered if each[0].point.number <= published[-1].id.number]:
+            self._unanswered.remove((taken, request))
+            request.answer.set_result(taken)
+        cycle.begin_shipping(self._wake.set)
+
+    def _ship(self, cycle: Cycle) -> None:
+        """All that waits, before anything else."""
+        self._told_of(cycle, cycle.ship())
+
+    def _told_of(self, cycle: Cycle, published: list[PointInfo]) -> None:
         self._head = cycle.head
         if published:
             self._points = [*(self._points or []), *published]
@@ -331,17 +350,43 @@ class Replication:
             raise
         answer.set_result(final)
 
-    def _prune(self, store: MachineStore) -> None:
-        if not self._points:
+    def _prune(self, cycle: Cycle, store: MachineStore) -> None:
+        """Drop the points whose time has come, and look after the store: beside the taking of points, as shipping."""
+        points = self._points
+        if not points:
             return
-        drop = points_to_prune(self._points, datetime.now(UTC), self.spec.retention)
-        if drop and time.monotonic() >= self._next_thin:
+        drop = points_to_prune(points, datetime.now(UTC), self.spec.retention)
+        thin = bool(drop) and time.monotonic() >= self._next_thin
+        if thin:
             self._next_thin = time.monotonic() + THIN_EVERY
-            store.expire(self.spec.timeline, [point.number for point in drop])
-            self._points = store.points(self.spec.timeline)
+        timeline, head = self.spec.timeline, points[-1].id.number
+
+        def work() -> list[PointInfo] | None:
+            left = None
+            if thin:
+                store.expire(timeline, [point.number for point in drop])
+                left = store.points(timeline)
+            store.maintain(timeline, head)
+            return left
+
+        self._pruning = cycle.shipper.submit(work)
+        self._pruning.add_done_callback(lambda _: self._wake.set())
+
+    def _pruned(self) -> None:
+        """What came of dropping points. Raises Fenced."""
+        if self._pruning is None or not self._pruning.done():
+            return
+        pruning, self._pruning = self._pruning, None
+        try:
+            left = pruning.result()
+        except StoreUnavailable as error:
+            self._failed("error", error)  # points go on into the cache all the same
+            return
+        if left is not None:
+            known = left[-1].id.number if left else 0
+            # published meanwhile
+            self._points = [*left, *(point for point in self._points or [] if point.id.number > known)]
             self._say("replicating", force=True, points=True)
-        if self._points:
-            store.maintain(self.spec.timeline, self._points[-1].id.number)
 
     # ── requests and reports ────────────────────────────────────────────────────────────────────────────────────
 
@@ -353,6 +398,11 @@ class Replication:
         """Whoever asks just when the loop ends must not wait for an answer that nobody gives."""
         if self._ended.is_set():
             self._refuse_requests(_STOPPED)
+
+    def _refuse_unanswered(self, error: BaseException) -> None:
+        """Of those whose point is taken: it may still be published later."""
+        while self._unanswered:
+            self._unanswered.pop(0)[1].answer.set_exception(error)
 
     def _refuse_requests(self, error: BaseException) -> None:
         while request := self._next_request():
