@@ -307,9 +307,6 @@ class Replication:
         if not published:
             return
         self._told_of(cycle, published)
-        for taken, request in [each for each in self._unanswered if each[0].point.number <= published[-1].id.number]:
-            self._unanswered.remove((taken, request))
-            request.answer.set_result(taken)
         cycle.begin_shipping(self._wake.set)
 
     def _ship(self, cycle: Cycle) -> None:
@@ -321,6 +318,9 @@ class Replication:
         if published:
             self._points = [*(self._points or []), *published]
             self._rpo_from = published[-1].time
+            while self._unanswered and self._unanswered[0][0].point.number <= published[-1].id.number:
+                taken, request = self._unanswered.pop(0)
+                request.answer.set_result(taken)
         self._error = None
         self._progress = None
         self._say("replicating" if self._head else self._phase, force=True, points=bool(published) or self._phase)
@@ -335,7 +335,7 @@ class Replication:
                     f"the guest did not shut down within {shutdown_timeout:.0f} s; it was paused, its last changes "
                     "taken, and powered off"
                 )
-            cycle.ship()
+            self._ship(cycle)
             taken = cycle.take_point(tags=("final",))
             cycle.ship()
             self._head = taken.point
