@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from homeport.cli import process_servers
 from homeport.cli.consoles import log_to_standard_error
 from homeport.cli.errors import WrongUse
 from homeport.cli.formats import show_instant
