@@ -71,6 +71,7 @@ class Apart(World):
         self.start_server("vault")
         self.process = self.servers["vault"]
         self.until(self._answers, 60, "the vault to be up")
+        self.passphrase = (self.state / "passphrase").read_text().strip()
         for site in SITES:
             self.api("POST", "/v1/sites", {"name": site, "provider": "qemu", "path": str(getattr(self, site))})
         for site in SITES:

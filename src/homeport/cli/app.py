@@ -83,20 +83,8 @@ def build() -> typer.Typer:
         """Options of `homeport` itself."""
 
     parts = (
-        up,
-        serve,
-        vault,
-        sites,
-        joining,
-        servers,
-        policies,
-        protect,
-        items,
-        operations,
-        points,
-        status,
-        checks,
-        jobs,
+        *(up, serve, vault, sites, joining, servers, policies, protect, items),
+        *(operations, points, status, checks, jobs),
     )
     for part in (*parts, store_commands):
         part.register(app)

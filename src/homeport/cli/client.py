@@ -263,6 +263,11 @@ class VaultClient:
         named = {"machine": machine, "from": source, "to": target, "policy": policy}
         return _job_id(self._post("/v1/items", {**named, **(properties or {})}))
 
+    def switch_process_server(self, item: str, name: str) -> dict[str, Any]:
+        """{"process_server", "before"}"""
+        path = f"/v1/items/{_part(item)}/process-server"
+        return self._ask("PUT", path, body={"name": name}, more=PROBE_WITHIN)
+
     def change_item(self, item: str, changes: Mapping[str, Any]) -> Item:
         """``changes``: properties and policy; None: as at the machine's own site."""
         return cast(Item, self._ask("PATCH", f"/v1/items/{_part(item)}", body=changes))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from homeport.cli import process_servers
+from homeport.cli.consoles import log_to_standard_error
 from homeport.cli.errors import WrongUse
 from homeport.cli.formats import show_instant
 from homeport.cli.lessons import SET_UP, lesson
@@ -76,6 +78,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         from homeport.servers.joining import join_vault
 
+        log_to_standard_error()
         made = join_vault(_text(key), state, name=name, urls=urls or (), hosts=hosts or ())
         _tell(session, made)
 
@@ -89,6 +92,7 @@ def register(app: typer.Typer) -> None:
         from homeport.servers.joining import IDENTITY
         from homeport.trust.identity import Identity
 
+        log_to_standard_error()
         Identity.open(state / IDENTITY)
         kept = JoinPassphrase(state)
         shown = kept.rotate() if rotate else kept.text
@@ -103,6 +107,8 @@ def register(app: typer.Typer) -> None:
 def _by_passphrase(app: typer.Typer, role: Role, what: str) -> None:
     made = group(f"A {what}: joins its site's configuration server.")
     app.add_typer(made, name=str(role), rich_help_panel=SET_UP)
+    if str(role) == "process-server":
+        process_servers.add(made)
 
     @command(made, "join", _joins(what, str(role)), with_vault=False)
     def join(
@@ -119,6 +125,7 @@ def _by_passphrase(app: typer.Typer, role: Role, what: str) -> None:
     ) -> None:
         from homeport.servers.joining import join_configuration_server
 
+        log_to_standard_error()
         passphrase = read_passphrase_file(passphrase_file)
         _tell(session, join_configuration_server(url, passphrase, role, state, name=name, hosts=hosts or ()))
 

@@ -73,7 +73,7 @@ def document() -> str:
         "",
         "Made by `python -m homeport.servers.serve.ports`; a test holds it. All are TCP. Each number is a default: the",
         "setting named changes it, and the address that it is bound to, in the role's configuration",
-        "(`homeport serve ROLE --sample-config`). A master target listens at nothing but its health.",
+        "(`homeport serve process-server --sample-config`). A master target listens at nothing but its health.",
         "",
         "| listens | port | setting | who dials it | for what | protected by |",
         "|---|---|---|---|---|---|",
@@ -96,7 +96,7 @@ def document() -> str:
         f"| process server B | process server A | {DATA_PORT} |",
         f"| process server and master target of a site | configuration server of that site | {SITE_PORT} |",
         "",
-        "`homeport serve ROLE --config FILE --check` tries each way and names the step at which it is blocked.",
+        "`homeport serve process-server --config FILE --check` tries each way and names the step at which it is blocked.",
     ]
     return "\n".join(rows) + "\n"
 

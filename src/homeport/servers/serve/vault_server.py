@@ -59,7 +59,10 @@ class VaultServer:
         host, port = config.address("local")
         write_durably(config.state / "endpoint", f"http://{host}:{port}".encode())
         if vault.first_passphrase:
-            log.warning("the recovery passphrase was made: see `homeport vault passphrase`, write it down, confirm it")
+            log.warning(
+                "the recovery passphrase was made: write it down, then confirm it",
+                file=str(config.state / "passphrase"),
+            )
 
     def stop(self) -> None:
         self._stack.close()

@@ -99,6 +99,8 @@ class ProcessServerWork:
         with self._lock:
             running = list(self._replications.values())
         for replication in running:
+            replication.stop(timeout=0)  # all of them hear it first
+        for replication in running:
             replication.stop(timeout=10)
         self._gateway.close()
 
