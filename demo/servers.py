@@ -50,6 +50,10 @@ class Servers:
     def site_folder(self, site: str) -> Path:
         return self.folder / site
 
+    def cache(self, name: str) -> Path:
+        """Of a second process server."""
+        return self.folder / "cache" / name
+
     def namespace(self, name: str) -> Namespace:
         return self.networks[self.vault if self.one_place else name]
 
@@ -101,6 +105,8 @@ class Servers:
                 "listen": f"{self.address(name)}:{DATA_PORT}",
                 "advertise": f"https://{self.address(name)}:{DATA_PORT}",
             }
+        if short != "ps" and short.startswith("ps"):
+            more["cache"] = str(self.cache(name))
         self._configure(name, **more)
         self.start(name)
 

@@ -33,7 +33,7 @@ from homeport.sites.interface import StartOptions
 from homeport.sites.qemu import QemuSite
 
 HOME, AWAY = "oslo", "bergen"
-NAMESPACES = {HOME: ("cs", "ps", "mt"), AWAY: ("vault", "cs", "ps", "mt")}
+NAMESPACES = {HOME: ("cs", "ps", "ps2", "mt"), AWAY: ("vault", "cs", "ps", "mt")}
 PORT = 18080
 """Where the machine answers, on loopback of the configuration server of the site that runs it."""
 CUT_SECONDS = 60
@@ -216,14 +216,14 @@ def cut(demo: Sites) -> None:
 def kill_process_server(demo: Sites) -> None:
     with demo.step(
         "Oslo's process server is killed",
-        "SIGKILL while points are under way, and another process in its place. The machine isn't touched. Replication "
-        "goes on by itself.",
+        "SIGKILL while points are under way, and another process server, with an address, an identity and a cache of its "
+        "own, in its place. The machine isn't touched.",
     ) as row:
         demo.servers.kill(f"{HOME}-ps")
         killed = datetime.now(UTC)
         before = demo.now().last
-        time.sleep(5)
-        demo.servers.start(f"{HOME}-ps")
+        demo.servers.add_server(f"{HOME}-ps2")
+        demo.homeport("process-server", "switch", MACHINE, "--to", f"{HOME}-ps2")
         demo.point_since(killed, 120)
         console.print(f"   a new point {(datetime.now(UTC) - killed).total_seconds():.1f} s after the kill")
         row.rpo = rpo(demo)
@@ -269,7 +269,8 @@ def rebuild_home(demo: Sites) -> None:
         shutil.rmtree(demo.site_folder(HOME) / ".homeport")
         for namespace in NAMESPACES[HOME]:
             shutil.rmtree(demo.servers.state(f"{HOME}-{namespace}"))
-        for lost in ("ps", "mt"):
+        shutil.rmtree(demo.servers.cache(f"{HOME}-ps2"))
+        for lost in ("ps", "ps2", "mt"):
             demo.homeport("server", "remove", f"{HOME}-{lost}", "--force", "--yes")
         demo.servers.start_site(HOME, replace=True)
         demo.homeport("server", "list")
