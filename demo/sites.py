@@ -216,8 +216,8 @@ def cut(demo: Sites) -> None:
 def kill_process_server(demo: Sites) -> None:
     with demo.step(
         "Oslo's process server is killed",
-        "SIGKILL while points are under way, and another process server, with an address, an identity and a cache of its "
-        "own, in its place. The machine isn't touched.",
+        "SIGKILL while points are under way, and another process server, with an address, an identity and a cache of "
+        "its own, in its place. The machine isn't touched.",
     ) as row:
         demo.servers.kill(f"{HOME}-ps")
         killed = datetime.now(UTC)
