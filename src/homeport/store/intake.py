@@ -68,20 +68,15 @@ def take_in(
     known: Known | None = None,
     collect: Digests | None = None,
     progress: Progress | None = None,
-    threads: int | None = None,
+    threads: int = THREADS,
 ) -> Taken:
     """Write to ``builder`` what of ``candidates`` (grown outward to 16 KiB blocks) differs from what is ``known``;
     where nothing is, from zeroes.
 
     Holes of the source needn't be among the candidates; blocks of zeroes are found, too, and cost no data. ``collect``:
     shape (blocks of the disk, 16), gets the digests of all blocks that were looked at. The first error of any thread
-    stops all and is raised; the builder is then of no more use. ``threads``: None: as many as suit the work.
+    stops all and is raised; the builder is then of no more use.
     """
-    if threads is None:
-        # Who writes to a segment waits for its lock and its disk now and then, while one more compresses: a first copy
-        # took 1.91 s with three threads and 2.10 s with two (two processors, medians of seven alternating runs). Where
-        # little is written, one more only takes the interpreter's lock from the others (0.21 s and 0.19 s for digests).
-        threads = THREADS + 1 if known is None else THREADS
     intake = _Intake(builder, keys, disk, source, known, collect, progress)
     share_out(_pieces(candidates.align(BLOCK, source.size)), intake.take, threads)
     return intake.taken
