@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from unittest.mock import patch
 
 import pytest
+from dbos._dbos import _get_or_create_dbos_registry
 from fake_sites import FakeMachine, Json, World
 from vault_process import LocalVault
 
@@ -18,34 +21,29 @@ from homeport.vault.steps import Cancelled, Run, operation
 VERSION = 900
 """Of the workflow below: beyond all released ones."""
 
-name = f"{Operation.TEST_FAILOVER}.v{VERSION}"
-if name not in steps.VERSIONS:
-    _current = steps.WORKFLOWS.get(Operation.TEST_FAILOVER)
 
-    @operation(Operation.TEST_FAILOVER, VERSION, {"ask": "Ask the operator", "after": "Go on", "undo": "Undo"})
-    def _asks(run: Run) -> None:
-        """Waits for the operator, twice told of in its result."""
-        run.begin()
-        try:
-            answer = run.wait_for_operator("ask", "Plug the cable in.")
-            run.step("after", lambda step: {"told": answer["comment"]})
-            run.finish({"told": answer["comment"]}, state=run.before)
-        except Cancelled:
-            run.attempt("undo", lambda step: {"undone": True}, cancellable=False)
-            run.cancelled()
-
-    ASKING = steps.WORKFLOWS.pop(Operation.TEST_FAILOVER)
-    if _current is not None:
-        steps.WORKFLOWS[Operation.TEST_FAILOVER] = _current
+def _asks(run: Run) -> None:
+    """Waits for the operator, twice told of in its result."""
+    run.begin()
+    try:
+        answer = run.wait_for_operator("ask", "Plug the cable in.")
+        run.step("after", lambda step: {"told": answer["comment"]})
+        run.finish({"told": answer["comment"]}, state=run.before)
+    except Cancelled:
+        run.attempt("undo", lambda step: {"undone": True}, cancellable=False)
+        run.cancelled()
 
 
 @pytest.fixture
 def asking() -> Iterator[None]:
-    """Test failovers are the workflow above."""
-    real = steps.WORKFLOWS[Operation.TEST_FAILOVER]
-    steps.WORKFLOWS[Operation.TEST_FAILOVER] = ASKING
-    yield
-    steps.WORKFLOWS[Operation.TEST_FAILOVER] = real
+    """Test failovers are the workflow above, registered for this test alone."""
+    registries = (steps.WORKFLOWS, steps.VERSIONS, _get_or_create_dbos_registry().workflow_info_map)
+    with ExitStack() as stack:
+        for registry in registries:
+            stack.enter_context(patch.dict(registry))
+        names = {"ask": "Ask the operator", "after": "Go on", "undo": "Undo"}
+        operation(Operation.TEST_FAILOVER, VERSION, names)(_asks)
+        yield
 
 
 def waiting(world: World) -> Json:
