@@ -40,6 +40,11 @@ def test_what_is_chosen_for_the_other_site_goes_with_it(homeport: Homeport, vaul
     ]
 
 
+def test_a_seed_names_an_image_for_each_disk(homeport: Homeport, vault: FakeVault) -> None:
+    assert homeport("protect", "web1", *SITES, "--seed", "seeds/a.img", "--seed", "data=seeds/b=1.qcow2").status == 0
+    assert sent(vault, "POST", "/v1/items")[0]["seed"] == {"disk0": "seeds/a.img", "data": "seeds/b=1.qcow2"}
+
+
 def test_one_bad_machine_does_not_stop_the_rest(homeport: Homeport, vault: FakeVault) -> None:
     vault.refused = {"db1"}
     answer = homeport("protect", "web1", "db1", "web2", *SITES)
@@ -77,6 +82,8 @@ def test_many_can_be_left_to_run(homeport: Homeport, vault: FakeVault) -> None:
         ("web1", "--network", "blue", "--network-later"),
         ("web1", "web2", "--name", "x"),
         ("web1", "web2", "--ip", "10.0.0.1"),
+        ("web1", "web2", "--seed", "a.img"),
+        ("web1", "--seed", "a.img", "--seed", "disk0=b.img"),
         ("web1", "--size", "big"),
         ("web1", "--size", "2x4"),
     ],

@@ -56,8 +56,8 @@ class Operator:
                 return found
             assert "Error" in refused, refused
 
-    def protect(self) -> str:
-        body = {"machine": "web", "from": "east", "to": "west", "policy": "gold"}
+    def protect(self, **more: Any) -> str:
+        body = {"machine": "web", "from": "east", "to": "west", "policy": "gold", **more}
         return self._post("/items", body, "protect")
 
     def begin(self, operation: str, **body: Any) -> str:
@@ -236,7 +236,10 @@ def the_trip(world: World) -> None:
     assert west.timelines == {}
     assert east.timelines == {}
 
-    operator.wait(operator.protect())
+    west.seeds = {"web.img": 1 << 30, "data.qcow2": 1 << 30}
+    operator.wait(operator.protect(seed={"disk0": "web.img", "disk1": "data.qcow2"}))
+    (timeline,) = west.timelines.values()
+    assert 0 not in timeline.points, "the seed is no recovery point"
     operator.run("failover")
     west.fail["hydrate"] = 1
     failed = operator.run("complete-migration", "failed")

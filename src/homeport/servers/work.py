@@ -21,7 +21,7 @@ from homeport.domain.errors import HomeportError
 from homeport.domain.machines import Machine, Power
 from homeport.domain.points import Consistency, PointId
 from homeport.domain.units import MINUTE, KiB, MiB
-from homeport.servers import store_probe, vault_backup
+from homeport.servers import seeds, store_probe, vault_backup
 from homeport.servers.crossing import Crossing
 from homeport.servers.durable import write_durably
 from homeport.servers.hydration_plan import HydrationPlan
@@ -106,6 +106,8 @@ class SiteWork:
             "fence": self._fence,
             "power-off-original": self._power_off_original,
             "import-base": self._import_base,
+            "probe-seed": self._probe_seed,
+            "import-seed": self._import_seed,
             "write-disks": self._write_disks,
             "rollback-disks": self._rollback_disks,
             "start-original": self._start_original,
@@ -405,6 +407,26 @@ class SiteWork:
         content = {"point": str(info.id), "disks": stamps}
         write_durably(self._folder / "imports" / f"{params['machine']}.json", json.dumps(content).encode())
         return {"point": str(info.id), "bytes": differing}
+
+    def _probe_seed(self, params: Params, progress: Progress) -> Result:
+        """The images are there, of the disks' sizes, and nobody writes to them."""
+        with seeds.seed_images(self._site.path, params["seed"], params["disks"]) as images:
+            return {"disks": {disk: image.size for disk, image in images.items()}}
+
+    def _import_seed(self, params: Params, progress: Progress) -> Result:
+        self._keep_key(params)
+        store = self._store(params)
+        if params.get("description"):
+            store.describe(params["description"])
+        machine = without_disks(Machine.from_json(params["like"]), params.get("exclude", ()))
+        timeline = params["timeline"]
+        spool = self._cache(params["item"], timeline) / "import"
+        disks = [{"id": disk.id, "size": disk.size} for disk in machine.disks]
+        with seeds.seed_images(self._site.path, params["seed"], disks) as images:
+            point, taken = seeds.import_seed(
+                store, machine_key_of(params), timeline, machine, images, spool, self._owner, progress
+            )
+        return {"point": point, "bytes": taken}
 
     def _imported(self, machine: str) -> dict[str, Any]:
         """The disks' stamps when they were last taken as a base."""

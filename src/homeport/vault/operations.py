@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets as random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -21,7 +21,7 @@ from homeport.domain.operations import CANCELLABLE, Operation, OperationRunning,
 from homeport.domain.points import new_timeline
 from homeport.domain.states import State
 from homeport.domain.target import Target, check_excluded
-from homeport.vault import admission, checks, idempotency, inventory, items, jobs, policies, targets
+from homeport.vault import admission, checks, idempotency, inventory, items, jobs, policies, seeds, targets
 from homeport.vault.core import Core
 from homeport.vault.database import ItemRow, JobRow, Json, PolicyRow, now
 from homeport.vault.steps import settle
@@ -57,9 +57,18 @@ class JobNotRestartable(HomeportError):
     remedy = "Begin the operation anew, if the item's state allows it."
 
 
-def protect(core: Core, machine_name: str, home: str, away: str, policy: str, target: Target | None = None) -> str:
-    """A new item and the job that protects it; the job's id. ``target``: what it shall be where it is recovered.
-    Refusals: see the errors above, and targets.check."""
+def protect(
+    core: Core,
+    machine_name: str,
+    home: str,
+    away: str,
+    policy: str,
+    target: Target | None = None,
+    seed: Mapping[str, str] | None = None,
+) -> str:
+    """A new item and the job that protects it; the job's id. ``target``: what it shall be where it is recovered;
+    ``seed``: images at ``away`` that the first copy begins from, by disk. Refusals: see the errors above,
+    targets.check and seeds.check."""
     target = target or Target()
     with core.database.read() as session:
         inventory.site(session, home)
@@ -83,10 +92,12 @@ def protect(core: Core, machine_name: str, home: str, away: str, policy: str, ta
     check_excluded(target.excluded_disks, machine)
     targets.check(core, away, target, machine)
     checks.before_protect(core, machine, home, away, policy, target)
+    if seed:
+        seeds.check(core, away, seed, target, machine)
     with core.database.write() as session:
         item = _new_item(session, machine, home, away, policy)
         item.target = target.to_json()
-        job = _accept(session, item, Operation.PROTECT, {})
+        job = _accept(session, item, Operation.PROTECT, {"seed": dict(seed)} if seed else {})
     return _start(core, job, Operation.PROTECT)
 
 

@@ -37,13 +37,15 @@ class TargetProperties(BaseModel):
 
 
 class NewItem(TargetProperties):
-    """``machine``: name or uuid at the site ``from``. ``exclude_disks``: ids of disks that are not replicated."""
+    """``machine``: name or uuid at the site ``from``. ``exclude_disks``: ids of disks that are not replicated.
+    ``seed``: by disk id the path of an image below the folder of the site ``to``, which the first copy begins from."""
 
     machine: str
     home: str = Field(alias="from")
     away: str = Field(alias="to")
     policy: str
     exclude_disks: list[str] = []
+    seed: dict[str, str] = {}
 
 
 class ItemChanges(TargetProperties):
@@ -85,7 +87,7 @@ def protect(core: TheCore, body: NewItem) -> dict[str, Any]:
         excluded_disks=tuple(dict.fromkeys(body.exclude_disks)),
         tags=tuple(body.tags),
     )
-    job = operations.protect(core, body.machine, body.home, body.away, body.policy, target)
+    job = operations.protect(core, body.machine, body.home, body.away, body.policy, target, body.seed)
     with core.database.read() as session:
         return {"job": jobs.to_json(session, jobs.find(session, job))}
 

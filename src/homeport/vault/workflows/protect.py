@@ -1,5 +1,9 @@
 """Protect: check the machine, begin its timeline at the other site, replicate, wait for the first recovery point, and
-see at the other site that it can be used. Only then is anything else offered (reference 12, F45)."""
+see at the other site that it can be used. Only then is anything else offered (reference 12, F45).
+
+With a seed the timeline begins from images that are at the other site already: the first point is what differs from
+them, found by digests. Version 2 knew no seeds: without one its records and version 3's are the same.
+"""
 
 from __future__ import annotations
 
@@ -50,11 +54,22 @@ STEPS_V1 = {
     **UNDO,
 }
 
-STEPS = {
+STEPS_V2 = {
     "check": "Check the machine and its sites",
     "prepare-timeline": "Begin a timeline in the recovery store",
     "replicate": "Start replication",
     "first-point": "First copy, until the first recovery point",
+    "finalize": "Finalize protection: open and verify the first recovery point",
+    **UNDO,
+}
+
+STEPS = {
+    "check": "Check the machine and its sites",
+    "prepare-timeline": "Begin a timeline in the recovery store",
+    "import-seed": "Begin a timeline in the recovery store from the seed",
+    "replicate": "Start replication",
+    "first-point": "First copy, until the first recovery point",
+    "drop-seed": "Drop what only the seed had",
     "finalize": "Finalize protection: open and verify the first recovery point",
     **UNDO,
 }
@@ -70,11 +85,14 @@ def protect_v1(run: Run) -> None:
         undo(run, facts)
 
 
-@operation(Operation.PROTECT, 2, STEPS)
+@operation(Operation.PROTECT, 2, STEPS_V2)
+@operation(Operation.PROTECT, 3, STEPS)
 def protect(run: Run) -> None:
     facts = run.begin()
     try:
         facts, first = first_point(run, facts)
+        if run.params.get("seed"):
+            run.attempt("drop-seed", drop_seed(facts))
         verified = run.step("finalize", finalize(facts, first["point"]))
         run.finish({**first, "verified": verified})
     except Cancelled:
@@ -85,9 +103,13 @@ def first_point(run: Run, facts: Facts) -> tuple[Facts, Json]:
     """The machine as it was checked, and its first recovery point: {"point", "found_by"}."""
     machine = run.step("check", check(facts))
     facts = replace(facts, machine=machine)
-    run.step("prepare-timeline", replication.prepare_timeline(facts, facts.away, facts.timeline))
-    run.step("replicate", seed(facts))
-    first: Json = run.step("first-point", replication.wait_for_point(facts.timeline, above=-1))
+    seed = run.params.get("seed")
+    if seed:
+        run.step("import-seed", import_seed(facts, seed))
+    else:
+        run.step("prepare-timeline", replication.prepare_timeline(facts, facts.away, facts.timeline))
+    run.step("replicate", start(facts))
+    first: Json = run.step("first-point", replication.wait_for_point(facts.timeline, above=0 if seed else -1))
     return facts, first
 
 
@@ -134,8 +156,34 @@ def check_name(site: str, name: str, there: list[Json]) -> None:
         )
 
 
-def seed(facts: Facts) -> Effect:
-    start = replication.replicate(
+def import_seed(facts: Facts, seed: Json) -> Effect:
+    """The images at the other site become the hidden point 0 of the timeline there. Nobody is shown it: it is no
+    instant of this machine."""
+
+    def effect(step: Step) -> Json:
+        replication.note_timeline(step, facts.away, facts.timeline)
+        params = {
+            "timeline": facts.timeline,
+            "seed": seed,
+            "like": facts.machine,
+            "description": facts.description(),
+        }
+        return step.ask(facts.away, "import-seed", params)
+
+    return effect
+
+
+def drop_seed(facts: Facts) -> Effect:
+    """What the first point holds of the seed stays; the rest of it is given back."""
+
+    def effect(step: Step) -> Json:
+        return step.ask(facts.away, "drop-points", {"timelines": {facts.timeline: 0}, "keep": []})
+
+    return effect
+
+
+def start(facts: Facts) -> Effect:
+    begin = replication.replicate(
         facts,
         at=facts.home,
         store=facts.away,
@@ -145,7 +193,7 @@ def seed(facts: Facts) -> Effect:
     )
 
     def effect(step: Step) -> Json:
-        result: Json = start(step)
+        result: Json = begin(step)
         with step.item() as (_, item):
             item.state = State.INITIAL_REPLICATION_IN_PROGRESS
         return result
