@@ -135,6 +135,13 @@ class Task(TypedDict, total=False):
     error: dict[str, Any] | None
 
 
+class TaskNode(Task, total=False):
+    """A task, or a group of them, which shows its children's state and progress. ``finding``: what a check found."""
+
+    children: list[TaskNode]
+    finding: dict[str, Any]
+
+
 class Waiting(TypedDict):
     """What a job asks of the operator."""
 
@@ -167,6 +174,7 @@ class Job(TypedDict, total=False):
     started: str | None
     ended: str | None
     tasks: list[Task]
+    task_tree: list[TaskNode]
     error: dict[str, Any] | None
     errors: list[dict[str, Any]]
     result: Any

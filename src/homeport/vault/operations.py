@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets as random
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,7 +21,7 @@ from homeport.domain.operations import CANCELLABLE, Operation, OperationRunning,
 from homeport.domain.points import new_timeline
 from homeport.domain.states import State
 from homeport.domain.target import Target, check_excluded
-from homeport.vault import admission, checks, idempotency, inventory, items, jobs, policies, seeds, targets
+from homeport.vault import admission, checks, idempotency, inventory, items, jobs, policies, seeds, targets, tasks
 from homeport.vault.core import Core
 from homeport.vault.database import ItemRow, JobRow, Json, PolicyRow, now
 from homeport.vault.steps import settle
@@ -91,13 +91,13 @@ def protect(
         refuse_protected(session, machine)
     check_excluded(target.excluded_disks, machine)
     targets.check(core, away, target, machine)
-    checks.before_protect(core, machine, home, away, policy, target)
+    checked = checks.before_protect(core, machine, home, away, policy, target)
     if seed:
         seeds.check(core, away, seed, target, machine)
     with core.database.write() as session:
         item = _new_item(session, machine, home, away, policy)
         item.target = target.to_json()
-        job = _accept(session, item, Operation.PROTECT, {"seed": dict(seed)} if seed else {})
+        job = _accept(session, item, Operation.PROTECT, {"seed": dict(seed)} if seed else {}, checked)
     return _start(core, job, Operation.PROTECT)
 
 
@@ -177,7 +177,7 @@ def begin(core: Core, name: str, operation: Operation, params: Json) -> str:
     PointNotAvailable, SiteUnreachable, CheckFailed or ItemNotFound, and then nothing has happened."""
     if operation in _CHOOSES:
         _know_point(core, name, params["point"])
-    checks.before(core, name, operation, params)
+    checked = checks.before(core, name, operation, params)
     with core.database.write() as session:
         item = items.find(session, name)
         if item.removed is not None:
@@ -188,14 +188,14 @@ def begin(core: Core, name: str, operation: Operation, params: Json) -> str:
         if operation in _CHOOSES:
             choose_point(points, params["point"])
         _refuse_without_home(core, item, operation, params)
-        job = _accept(session, item, operation, params)
+        job = _accept(session, item, operation, params, checked)
     return _start(core, job, operation)
 
 
 def begin_by_policy(core: Core, name: str, operation: Operation, params: Json, retry_at: datetime) -> str | None:
     """The same, where the item's commit policy is due: its tie then tells the job, and when to try again should that
     fail. None: the policy is no longer there, or another instance of the vault was first."""
-    checks.before(core, name, operation, params)
+    checked = checks.before(core, name, operation, params)
     with core.database.write() as session:
         item = items.find(session, name)
         policy = item.ties.get("commit_policy")
@@ -203,7 +203,7 @@ def begin_by_policy(core: Core, name: str, operation: Operation, params: Json, r
             return None
         require_allowed(operation, item.state, item.direction)
         _refuse_without_home(core, item, operation, params)
-        job = _accept(session, item, operation, params)
+        job = _accept(session, item, operation, params, checked)
         tried = {"action": policy["action"], "at": retry_at.isoformat(), "job": job}
         item.ties = {**item.ties, "commit_policy": tried}
     return _start(core, job, operation)
@@ -257,9 +257,17 @@ def refuse_while_running(session: Session, item: ItemRow, operation: Operation) 
     )
 
 
-def _accept(session: Session, item: ItemRow, operation: Operation, params: Json, *, after: JobRow | None = None) -> str:
+def _accept(
+    session: Session,
+    item: ItemRow,
+    operation: Operation,
+    params: Json,
+    checked: Sequence[Json] = (),
+    *,
+    after: JobRow | None = None,
+) -> str:
     """The job's row and the item's claim by it: one transaction, so that of two operations at once one is refused.
-    ``after``: the job that this one runs again, or leads back out of."""
+    ``checked``: what the checks before it said; ``after``: the job that this one runs again, or leads back out of."""
     name = uuid.uuid4().hex[:16]
     job = JobRow(
         id=name,
@@ -273,6 +281,8 @@ def _accept(session: Session, item: ItemRow, operation: Operation, params: Json,
         direction=item.direction,
     )
     session.add(job)
+    session.flush()
+    tasks.keep_checks(session, job.id, checked)
     item.job = job.id
     # Whatever an operator decides takes the place of what the item's commit policy would have.
     item.ties = {name: value for name, value in item.ties.items() if name != "commit_policy"}
@@ -333,8 +343,9 @@ def restart(core: Core, name: str) -> str:
     """A fresh run of a failed or cancelled job's operation, after fresh checks; the new job's id."""
     with core.database.read() as session:
         failed = jobs.find(session, name)
+    checked: list[Json] = []
     if failed.state not in jobs.RUNNING:
-        checks.before(core, failed.item, Operation(failed.kind), failed.params)
+        checked = checks.before(core, failed.item, Operation(failed.kind), failed.params)
     with core.database.write() as session:
         job = jobs.find(session, name)
         item = session.get_one(ItemRow, job.item)
@@ -350,7 +361,7 @@ def restart(core: Core, name: str) -> str:
                 state=str(item.state),
                 allowed_operations=names,
             )
-        started = _accept(session, item, operation, job.params, after=job)
+        started = _accept(session, item, operation, job.params, checked, after=job)
     return _start(core, started, operation)
 
 

@@ -28,7 +28,8 @@ from homeport.domain.points import new_timeline
 from homeport.domain.policy import failback_policy
 from homeport.domain.states import Direction, State
 from homeport.domain.target import Target
-from homeport.vault import faults, items, jobs
+from homeport.domain.task_tree import Group
+from homeport.vault import faults, items, jobs, tasks
 from homeport.vault.core import Core, current
 from homeport.vault.database import ItemRow, JobRow, Json, TaskRow, now
 from homeport.vault.work import Ask, ask, error_from_json, post
@@ -61,12 +62,19 @@ VERSIONS: dict[str, Workflow] = {}
 """All versions by name: those that no new job runs go on with what was recorded under them."""
 
 
-def operation(kind: Operation, version: int, steps: Mapping[str, str]) -> Callable[[Body], Body]:
+def operation(
+    kind: Operation, version: int, steps: Mapping[str, str], groups: Mapping[str, Group] | None = None
+) -> Callable[[Body], Body]:
     """Registers a function as a version of the durable workflow of an operation. An operation's versions may be
-    registered in any order. Raises ValueError where one is registered twice."""
+    registered in any order. ``groups``: by name, in which of its tasks are shown together (nothing that is recorded
+    depends on them). Raises ValueError where a version is registered twice, or a group has a step that isn't one."""
     name = f"{kind}.v{version}"
     if name in VERSIONS:
         raise ValueError(f"{name} is registered twice")
+    strange = {step for group in (groups or {}).values() for step in group.steps} - set(steps)
+    if strange:
+        raise ValueError(f"{name} groups what is no step of it: {', '.join(sorted(strange))}")
+    tasks.declare(kind, groups or {})
 
     def decorate(body: Body) -> Body:
         def run(job: str) -> None:
@@ -420,7 +428,8 @@ class Run:
             return
         with self.core.database.write() as session:
             if session.get(TaskRow, (self.job, name)) is None:
-                count = session.scalar(select(func.count()).where(TaskRow.job == self.job)) or 0
+                begun = select(func.count()).where(TaskRow.job == self.job, TaskRow.name != tasks.CHECKED)
+                count = session.scalar(begun) or 0
                 session.add(TaskRow(job=self.job, name=name, number=count, title=title))
                 session.get_one(JobRow, self.job).version += 1
 

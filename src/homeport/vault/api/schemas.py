@@ -28,6 +28,12 @@ class Task(Shown):
     ended: Instant | None
 
 
+class TaskNode(Task):
+    """A task or a group of tasks; what it shows is rolled up from its ``children``."""
+
+    children: list[TaskNode]
+
+
 class Target(Shown):
     """What a job works on."""
 
@@ -62,6 +68,7 @@ class Job(Shown):
     started: Instant | None
     ended: Instant | None
     tasks: list[Task]
+    task_tree: list[TaskNode]
     error: Json | None
     errors: list[Json]
     result: Json | None

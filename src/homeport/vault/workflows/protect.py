@@ -16,9 +16,11 @@ from homeport.domain.operations import Operation
 from homeport.domain.points import PointId
 from homeport.domain.states import State
 from homeport.domain.target import Target, check_excluded
+from homeport.domain.task_tree import Group
 from homeport.vault import inventory
 from homeport.vault.database import Json, SiteRow, now
 from homeport.vault.steps import Cancelled, Effect, Facts, Run, Step, operation
+from homeport.vault.tasks import prerequisites
 from homeport.vault.workflows import replication
 from homeport.vault.workflows.test_failover import test_machine
 
@@ -75,6 +77,13 @@ STEPS = {
 }
 
 
+GROUPS = {
+    **prerequisites("check"),
+    "enable": Group("Enable replication", ("prepare-timeline", "import-seed", "replicate", "first-point", "drop-seed")),
+    "undo": Group("Undo it", tuple(UNDO)),
+}
+
+
 @operation(Operation.PROTECT, 1, STEPS_V1)
 def protect_v1(run: Run) -> None:
     facts = run.begin()
@@ -86,7 +95,7 @@ def protect_v1(run: Run) -> None:
 
 
 @operation(Operation.PROTECT, 2, STEPS_V2)
-@operation(Operation.PROTECT, 3, STEPS)
+@operation(Operation.PROTECT, 3, STEPS, GROUPS)
 def protect(run: Run) -> None:
     facts = run.begin()
     try:
