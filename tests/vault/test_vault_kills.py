@@ -241,6 +241,8 @@ def the_trip(world: World) -> None:
     (timeline,) = west.timelines.values()
     assert 0 not in timeline.points, "the seed is no recovery point"
     operator.run("failover")
+    operator.cancel_within("complete-migration", "hydrate", "west")
+    world.expect("FailoverCommitPending", active_site="west")
     west.fail["hydrate"] = 1
     failed = operator.run("complete-migration", "failed")
     world.expect("MigrationFailed")

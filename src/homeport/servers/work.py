@@ -522,6 +522,7 @@ class SiteWork:
     def _hydrate(self, params: Params, progress: Progress) -> Result:
         """Until the machine holds all of its disks itself; then nothing needs its recovery point any more."""
         vm, keys = params["vm"], machine_key_of(params)
+        lies_on = self._lies_on(vm)
         while True:
             state = self._site.hydrate(vm, HYDRATION_RATE)
             progress(state.done, state.total, "copying the rest of the recovery point")
@@ -535,12 +536,19 @@ class SiteWork:
                 )
             if self._ending.wait(HYDRATION_LOOK):
                 raise HomeportError(f"{self.name} stops", code="site.unreachable", remedy="Restart the job.")
+        if self._lies_on(vm) != lies_on:  # nobody waited any more, and the machine was made anew
+            raise StaleWork(f"{vm} at {self.name} no longer lies on {lies_on}")
         self._services.end(vm)
         store = MachineStore(self._objects, keys)
         for lease in store.leases():
             if lease.owner == vm:
                 store.release(lease.point, vm)
         return {"bytes": state.total}
+
+    def _lies_on(self, vm: str) -> str | None:
+        """The recovery point that the machine was made from."""
+        origin = self._site.machine(vm).extra.get("origin")
+        return str(origin["point"]) if origin else None
 
     def _fence(self, params: Params, progress: Progress) -> Result:
         """The machine goes on elsewhere: it must not be started here; where asked, it is powered off too."""

@@ -15,7 +15,7 @@ from homeport.domain.states import State
 from homeport.vault import items
 from homeport.vault.database import ItemRow, JobRow, Json, TaskRow, now
 from homeport.vault.queueing import reason
-from homeport.vault.tasks import shown
+from homeport.vault.tasks import is_final, shown
 
 RUNNING = ("queued", "running", "waiting", "cancelling")
 ENDED = ("succeeded", "failed", "cancelled")
@@ -72,7 +72,7 @@ def allowed(session: Session, job: JobRow) -> list[str]:
     item = session.get_one(ItemRow, job.item)
     found = []
     not_begun = job.state == "queued" and job.admitted is None
-    stoppable = job.state in ("queued", "running", "waiting") and job.kind in CANCELLABLE
+    stoppable = job.state in ("queued", "running", "waiting") and job.kind in CANCELLABLE and not is_final(session, job)
     if stoppable or not_begun or way_back(job, item):
         found.append("cancel")
     if job.state == "waiting":

@@ -47,6 +47,11 @@ class JobNotCancellable(HomeportError):
     remedy = "Wait for it to end; `homeport job show JOB` tells what it does."
 
 
+class JobPastReturn(HomeportError):
+    code = "job.past-no-return"
+    remedy = "Let it end. Should it fail, mend the cause and restart it: it can only be finished."
+
+
 class JobNotWaiting(HomeportError):
     code = "job.not-waiting"
     remedy = "`homeport job show JOB` tells what it does, and whether it waits for you."
@@ -310,6 +315,11 @@ def cancel(core: Core, name: str) -> str:
         not_begun = job.state == "queued" and job.admitted is None
         if back is not None:
             started = _accept(session, item, back, {}, after=job)
+        elif tasks.is_final(session, job) and job.state in jobs.RUNNING:
+            raise JobPastReturn(
+                f"The job {job.id} ({job.kind}) has begun what can't be undone: it can't be cancelled any more.",
+                state=job.state,
+            )
         elif job.state in jobs.RUNNING and job.kind in CANCELLABLE:
             # One that has not begun ends through its workflow, too: what cancelling it means is told there.
             job.cancel, job.state, job.waiting = True, "cancelling", None

@@ -7,7 +7,7 @@ when the job was accepted; it is shown in the tree only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -24,6 +24,7 @@ PREREQUISITES = "prerequisites"
 _TITLE = "Prerequisites check"
 
 _GROUPS: dict[str, dict[str, Group]] = {}
+_FINAL: dict[str, set[str]] = {}
 
 
 def prerequisites(*steps: str) -> dict[str, Group]:
@@ -31,9 +32,21 @@ def prerequisites(*steps: str) -> dict[str, Group]:
     return {PREREQUISITES: Group(_TITLE, steps)}
 
 
-def declare(operation: Operation, groups: Mapping[str, Group]) -> None:
-    """Of one version of the operation's workflow; what another one declared stays."""
+def declare(operation: Operation, groups: Mapping[str, Group], final: Collection[str] = ()) -> None:
+    """Of one version of the operation's workflow; what another one declared stays. ``final``: steps from whose
+    beginning on its jobs can't be cancelled."""
     _GROUPS.setdefault(operation, {}).update(groups)
+    _FINAL.setdefault(operation, set()).update(final)
+
+
+def is_final(session: Session, job: JobRow) -> bool:
+    """The job has come to a step from which there is no return."""
+    steps = _FINAL.get(job.kind)
+    if not steps:
+        return False
+    return (
+        session.scalar(select(TaskRow.name).where(TaskRow.job == job.id, TaskRow.name.in_(steps)).limit(1)) is not None
+    )
 
 
 def keep_checks(session: Session, job: str, checks: Sequence[Json]) -> None:

@@ -47,6 +47,7 @@ _STATUS = {
     "machine.not-protectable": 409,
     "point.not-available": 409,
     "job.not-cancellable": 409,
+    "job.past-no-return": 409,
     "job.not-restartable": 409,
     "job.not-waiting": 409,
     "request.idempotency-mismatch": 409,
