@@ -45,6 +45,13 @@ def test_a_seed_names_an_image_for_each_disk(homeport: Homeport, vault: FakeVaul
     assert sent(vault, "POST", "/v1/items")[0]["seed"] == {"disk0": "seeds/a.img", "data": "seeds/b=1.qcow2"}
 
 
+def test_a_deleted_item_is_taken_up_again(homeport: Homeport, vault: FakeVault) -> None:
+    answer = homeport("item", "restore", "web1")
+    assert answer.status == 0, answer.err
+    assert "web1 is protected again, with its earlier points" in answer.out
+    assert ("POST", "/v1/items/deleted/web1/restore") in [(method, path) for method, path, _ in vault.asked]
+
+
 def test_one_bad_machine_does_not_stop_the_rest(homeport: Homeport, vault: FakeVault) -> None:
     vault.refused = {"db1"}
     answer = homeport("protect", "web1", "db1", "web2", *SITES)

@@ -1,4 +1,5 @@
-"""A first copy from images at the other site: only what differs crosses, and the first point is the source."""
+"""First copies that begin from what is at the other site already, a seed or kept points: only what differs crosses, and
+the first point is the source."""
 
 from __future__ import annotations
 
@@ -58,3 +59,23 @@ def test_only_what_differs_from_the_seed_crosses(world: World) -> None:
     assert world.point_hashes("b", point) == world.hashes("a")
     world.do("test-failover", point=first)
     assert world.hashes("b", f"{VM}-test") == wanted
+
+
+def test_a_deleted_item_goes_on_from_the_points_that_were_kept(world: World) -> None:
+    world.scribble("a", 1000, seed=1)
+    world.protect()
+    kept = world.take_point()
+    content = world.hashes("a")
+    before = world.crossed()
+    world.do("disable")
+    changed = 25
+    world.scribble("a", changed)  # nobody tracks it now
+    wanted = world.hashes("a")
+    job = world.wait(world.api("POST", f"/v1/items/deleted/{VM}/restore")["job"])
+    crossed = world.crossed() - before
+    digests = 2 * (world.size // BLOCK) * 16 * 2 + 256 * 1024
+    assert 2 * changed * BLOCK <= crossed <= 1.2 * 2 * changed * BLOCK + digests, crossed
+    assert world.point_hashes("b", job["result"]["point"]) == wanted
+    assert kept in [point["id"] for point in world.points()]
+    world.do("test-failover", point=kept)
+    assert world.hashes("b", f"{VM}-test") == content

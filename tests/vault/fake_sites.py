@@ -375,8 +375,9 @@ class FakeSite:
         return {}
 
     def do_end_timeline(self, params: Json) -> Json:
-        timeline = self.timelines[params["timeline"]]
-        timeline.ended = True
+        if params["timeline"] not in self.timelines:
+            raise HomeportError("There is no such timeline.", code="store.timeline-not-found")
+        self.timelines[params["timeline"]].ended = True
         return self.do_points(params)
 
     def do_points(self, params: Json) -> Json:

@@ -60,6 +60,9 @@ class Operator:
         body = {"machine": "web", "from": "east", "to": "west", "policy": "gold", **more}
         return self._post("/items", body, "protect")
 
+    def restore_deleted(self) -> str:
+        return self._post("/items/deleted/web/restore", {}, "protect")
+
     def begin(self, operation: str, **body: Any) -> str:
         return self._post(f"/items/web/operations/{operation}", body, operation)
 
@@ -231,6 +234,15 @@ def the_trip(world: World) -> None:
     operator.run("reprotect")
     item = world.expect("Protected", direction="forward", active_site="east", job=None)
     assert east.replications[item["id"]]["tracker_base"] == done["result"]["point"]
+    operator.run("disable")
+    east.produce = False
+    job = operator.restore_deleted()
+    world.until(lambda: east.replications != {})
+    operator.cancel(job)
+    operator.wait(job, "cancelled")
+    east.produce = True
+    operator.wait(operator.restore_deleted())
+    world.expect("Protected", active_site="east")
     operator.run("disable", purge=True)
     assert world.call("GET", "/items")["items"] == []
     assert west.timelines == {}

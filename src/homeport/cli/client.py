@@ -245,6 +245,10 @@ class VaultClient:
     def purge_deleted(self, item: str) -> DeletedItem:
         return cast(DeletedItem, self._post(f"/v1/items/deleted/{_part(item)}/purge")["item"])
 
+    def restore_deleted(self, item: str) -> str:
+        """Returns the id of the job."""
+        return _job_id(self._post(f"/v1/items/deleted/{_part(item)}/restore"))
+
     def points(self, item: str) -> list[Point]:
         return list(self._get(f"/v1/items/{_part(item)}/points")["points"])
 

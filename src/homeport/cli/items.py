@@ -10,8 +10,10 @@ from homeport.cli.api import DeletedItem, Item
 from homeport.cli.errors import WrongUse
 from homeport.cli.formats import parse_instant, parse_size, show_instant, show_size
 from homeport.cli.lessons import PROTECT, lesson
-from homeport.cli.session import Session, YesOption, command, group
+from homeport.cli.session import NoWaitOption, Session, YesOption, command, group
+from homeport.cli.status import tell_what_now
 from homeport.cli.tables import HEALTH_COLOURS, coloured, details, table
+from homeport.cli.waiting import accept
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +39,7 @@ LIST = lesson(
     """With --deleted the items whose protection ended and whose recovery points are still kept, and until when.""",
     "homeport item list",
     "homeport item list --deleted",
-    then="homeport item show ITEM, or homeport item purge ITEM",
+    then="homeport item show ITEM, or homeport item restore ITEM, or homeport item purge ITEM",
 )
 PURGE = lesson(
     "Delete the recovery points of a deleted item now.",
@@ -46,6 +48,14 @@ PURGE = lesson(
     before it begins.""",
     "homeport item purge web1",
     then="homeport item list --deleted",
+)
+
+RESTORE = lesson(
+    "Protect the machine of a deleted item again, with the points that are kept.",
+    """For an item that was disabled by mistake, while its points are kept (14 days). Its points are offered again; the
+    next one ships what differs from the newest of them, found by digests: no full copy.""",
+    "homeport item restore web1",
+    then="homeport points web1",
 )
 
 SAME = "same"
@@ -117,6 +127,13 @@ def register(app: typer.Typer) -> None:
             {"item": found},
             lambda console: console.print(f"The recovery points of {found['name']} are being deleted.", markup=False),
         )
+
+    @command(items, "restore", RESTORE)
+    def restore(session: Session, item: DeletedArgument, no_wait: NoWaitOption = False) -> None:
+        job_id = session.vault.restore_deleted(item)
+        job = accept(session, job_id, wait=not no_wait, done=f"{item} is protected again, with its earlier points")
+        if not no_wait:
+            tell_what_now(session, job, job.get("item") or item)
 
 
 def _number(text: str | None) -> int | str | None:

@@ -13,6 +13,7 @@ What one operation leaves for a later one lies in an item's ``ties``:
 ``commit_policy``  {"action": "auto-commit" | "auto-rollback", "at"}: what becomes of a failover by itself; after a try
                    also "job", and "error": why the last one failed
 ``discarded``      [{"timeline", "site", "until"}]: what a recovery machine wrote whose failover was undone
+``purging``        since when a deleted item's points are being deleted
 ``kept``           [{"site", "timelines", "until"}]: points that a commit left (retained.py)
 """
 

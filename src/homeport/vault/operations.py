@@ -83,15 +83,7 @@ def protect(
         raise ProtectionRefused(
             f"The machine would be protected at the site {home!r} where it runs.", remedy="Name two different sites."
         )
-    machine = inventory.machine(core, home, machine_name)
-    if not machine.protectable:
-        # The obstacle may be gone since the site was last asked.
-        inventory.machines(core, home, fresh=True)
-        machine = inventory.machine(core, home, machine_name)
-    if not machine.protectable:
-        raise MachineNotProtectable(
-            f"{machine.name} can't be protected: {'; '.join(machine.obstacles)}.", obstacles=list(machine.obstacles)
-        )
+    machine = protectable(core, home, machine_name)
     with core.database.read() as session:
         refuse_protected(session, machine)
     check_excluded(target.excluded_disks, machine)
@@ -102,8 +94,22 @@ def protect(
     with core.database.write() as session:
         item = _new_item(session, machine, home, away, policy)
         item.target = target.to_json()
-        job = _accept(session, item, Operation.PROTECT, {"seed": dict(seed)} if seed else {}, checked)
-    return _start(core, job, Operation.PROTECT)
+        job = accept(session, item, Operation.PROTECT, {"seed": dict(seed)} if seed else {}, checked)
+    return start(core, job, Operation.PROTECT)
+
+
+def protectable(core: Core, home: str, name: str) -> Machine:
+    """The machine of this name or UUID at ``home``. Raises MachineNotFound, MachineNotProtectable."""
+    machine = inventory.machine(core, home, name)
+    if not machine.protectable:
+        # The obstacle may be gone since the site was last asked.
+        inventory.machines(core, home, fresh=True)
+        machine = inventory.machine(core, home, name)
+    if not machine.protectable:
+        raise MachineNotProtectable(
+            f"{machine.name} can't be protected: {'; '.join(machine.obstacles)}.", obstacles=list(machine.obstacles)
+        )
+    return machine
 
 
 def require_policy(core: Core, policy: str) -> None:
@@ -193,8 +199,8 @@ def begin(core: Core, name: str, operation: Operation, params: Json) -> str:
         if operation in _CHOOSES:
             choose_point(points, params["point"])
         _refuse_without_home(core, item, operation, params)
-        job = _accept(session, item, operation, params, checked)
-    return _start(core, job, operation)
+        job = accept(session, item, operation, params, checked)
+    return start(core, job, operation)
 
 
 def begin_by_policy(core: Core, name: str, operation: Operation, params: Json, retry_at: datetime) -> str | None:
@@ -208,10 +214,10 @@ def begin_by_policy(core: Core, name: str, operation: Operation, params: Json, r
             return None
         require_allowed(operation, item.state, item.direction)
         _refuse_without_home(core, item, operation, params)
-        job = _accept(session, item, operation, params, checked)
+        job = accept(session, item, operation, params, checked)
         tried = {"action": policy["action"], "at": retry_at.isoformat(), "job": job}
         item.ties = {**item.ties, "commit_policy": tried}
-    return _start(core, job, operation)
+    return start(core, job, operation)
 
 
 def _refuse_without_home(core: Core, item: ItemRow, operation: Operation, params: Json) -> None:
@@ -262,7 +268,7 @@ def refuse_while_running(session: Session, item: ItemRow, operation: Operation) 
     )
 
 
-def _accept(
+def accept(
     session: Session,
     item: ItemRow,
     operation: Operation,
@@ -295,7 +301,7 @@ def _accept(
     return job.id
 
 
-def _start(core: Core, job: str, operation: Operation) -> str:
+def start(core: Core, job: str, operation: Operation) -> str:
     log.info("job accepted", job=job, operation=str(operation))
     if admission.admitted_at_once(operation):
         admission.launch(job, operation)
@@ -314,7 +320,7 @@ def cancel(core: Core, name: str) -> str:
         back = jobs.way_back(job, item)
         not_begun = job.state == "queued" and job.admitted is None
         if back is not None:
-            started = _accept(session, item, back, {}, after=job)
+            started = accept(session, item, back, {}, after=job)
         elif tasks.is_final(session, job) and job.state in jobs.RUNNING:
             raise JobPastReturn(
                 f"The job {job.id} ({job.kind}) has begun what can't be undone: it can't be cancelled any more.",
@@ -330,7 +336,7 @@ def cancel(core: Core, name: str) -> str:
         else:
             raise JobNotCancellable(f"The job {job.id} ({job.kind}, {job.state}) can't be cancelled.", state=job.state)
     if back is not None:
-        return _start(core, started, back)
+        return start(core, started, back)
     if not_begun and job.state == "cancelling":
         admission.launch(job.id, Operation(job.kind))
     return job.id
@@ -371,8 +377,8 @@ def restart(core: Core, name: str) -> str:
                 state=str(item.state),
                 allowed_operations=names,
             )
-        started = _accept(session, item, operation, job.params, checked, after=job)
-    return _start(core, started, operation)
+        started = accept(session, item, operation, job.params, checked, after=job)
+    return start(core, started, operation)
 
 
 def resume(core: Core) -> None:

@@ -66,6 +66,7 @@ _STATUS = {
     "item.target-invalid": 422,
     "item.name-fixed": 409,
     "item.not-deleted": 409,
+    "item.not-restorable": 409,
     "protect.disk-unknown": 422,
     "protect.boot-disk-excluded": 422,
     "protect.name-taken": 409,

@@ -13,7 +13,7 @@ from homeport.domain.choice import offered_as
 from homeport.domain.points import PointId, PointInfo
 from homeport.domain.states import State
 from homeport.domain.target import Target
-from homeport.vault import deleted, items, jobs, operations, targets
+from homeport.vault import deleted, items, jobs, operations, targets, undelete
 from homeport.vault.api.context import TheCore
 from homeport.vault.api.etags import IfMatch, require_match
 from homeport.vault.api.paging import CursorInvalid, Page, ThePage, keyset
@@ -105,6 +105,14 @@ def purge_deleted(core: TheCore, item: str) -> dict[str, Any]:
     found = deleted.purge(core, item)
     with core.database.read() as session:
         return {"item": deleted.to_json(session, deleted.find(session, found))}
+
+
+@router.post("/deleted/{item}/restore", status_code=202, response_model=JobAccepted)
+def restore_deleted(core: TheCore, item: str) -> dict[str, Any]:
+    """It is protected again, with the points that are kept: only what differs from the newest of them is sent."""
+    job = undelete.restore(core, item)
+    with core.database.read() as session:
+        return {"job": jobs.to_json(session, jobs.find(session, job))}
 
 
 @router.patch("/{item}", response_model=Item)

@@ -2,12 +2,14 @@
 see at the other site that it can be used. Only then is anything else offered (reference 12, F45).
 
 With a seed the timeline begins from images that are at the other site already: the first point is what differs from
-them, found by digests. Version 2 knew no seeds: without one its records and version 3's are the same.
+them, found by digests. A deleted item that is taken up again goes on in a fork of the timeline that was kept, the same
+way. Version 2 knew neither: without them its records and version 3's are the same.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from homeport.domain.errors import HomeportError
@@ -23,6 +25,9 @@ from homeport.vault.steps import Cancelled, Effect, Facts, Run, Step, operation
 from homeport.vault.tasks import prerequisites
 from homeport.vault.workflows import replication
 from homeport.vault.workflows.test_failover import test_machine
+
+NO_TIMELINE = "store.timeline-not-found"
+"""What a site answers that is asked for a timeline which was never begun there."""
 
 IN_USE = "store.in-use"
 """What a site answers that is asked to forget points which a machine of its own needs."""
@@ -67,6 +72,7 @@ STEPS_V2 = {
 
 STEPS = {
     "check": "Check the machine and its sites",
+    "find-kept": "Find the newest recovery point that was kept",
     "prepare-timeline": "Begin a timeline in the recovery store",
     "import-seed": "Begin a timeline in the recovery store from the seed",
     "replicate": "Start replication",
@@ -74,13 +80,16 @@ STEPS = {
     "drop-seed": "Drop what only the seed had",
     "finalize": "Finalize protection: open and verify the first recovery point",
     **UNDO,
+    "undo-end": "End the timeline: nothing is added any more",
 }
-
 
 GROUPS = {
     **prerequisites("check"),
-    "enable": Group("Enable replication", ("prepare-timeline", "import-seed", "replicate", "first-point", "drop-seed")),
-    "undo": Group("Undo it", tuple(UNDO)),
+    "enable": Group(
+        "Enable replication",
+        ("find-kept", "prepare-timeline", "import-seed", "replicate", "first-point", "drop-seed"),
+    ),
+    "undo": Group("Undo it", (*UNDO, "undo-end")),
 }
 
 
@@ -113,7 +122,13 @@ def first_point(run: Run, facts: Facts) -> tuple[Facts, Json]:
     machine = run.step("check", check(facts))
     facts = replace(facts, machine=machine)
     seed = run.params.get("seed")
-    if seed:
+    if run.params.get("again"):
+        kept = run.step("find-kept", find_kept(facts))
+        run.step(
+            "prepare-timeline",
+            replication.prepare_timeline(facts, facts.away, facts.timeline, parent=kept["head"]),
+        )
+    elif seed:
         run.step("import-seed", import_seed(facts, seed))
     else:
         run.step("prepare-timeline", replication.prepare_timeline(facts, facts.away, facts.timeline))
@@ -124,8 +139,21 @@ def first_point(run: Run, facts: Facts) -> tuple[Facts, Json]:
 
 def undo(run: Run, facts: Facts) -> None:
     run.attempt("undo-stop", replication.stop_replication(facts.home), cancellable=False)
-    run.attempt("undo-forget", forget_both(facts), cancellable=False)
-    run.cancelled(removed=now())
+    again = run.params.get("again")
+    run.attempt("undo-forget", forget_both(facts, points=not again), cancellable=False)
+    if not again:
+        run.cancelled(removed=now())
+        return
+    if "prepare-timeline" in run.performed:
+        run.attempt("undo-end", replication.end_timeline(facts.away, facts.timeline), cancellable=False)
+    lineage = [timeline for timeline in facts.lineage if timeline != facts.timeline]
+    run.cancelled(
+        removed=datetime.fromisoformat(again["removed"]),
+        purge_at=datetime.fromisoformat(again["purge_at"]),
+        timeline=lineage[-1],
+        lineage=lineage,
+        replicate=None,
+    )
 
 
 def check(facts: Facts) -> Effect:
@@ -165,6 +193,25 @@ def check_name(site: str, name: str, there: list[Json]) -> None:
         )
 
 
+def find_kept(facts: Facts) -> Effect:
+    """The newest of the earlier timelines is ended, if it isn't; its head: {"head": None where none has a point}."""
+
+    def effect(step: Step) -> Json:
+        for timeline in reversed(facts.lineage):
+            if timeline == facts.timeline:
+                continue
+            try:
+                found: Json = replication.end_timeline(facts.away, timeline)(step)
+            except HomeportError as error:
+                if error.code != NO_TIMELINE:
+                    raise
+            else:
+                return found
+        return {"head": None}
+
+    return effect
+
+
 def import_seed(facts: Facts, seed: Json) -> Effect:
     """The images at the other site become the hidden point 0 of the timeline there. Nobody is shown it: it is no
     instant of this machine."""
@@ -197,7 +244,7 @@ def start(facts: Facts) -> Effect:
         at=facts.home,
         store=facts.away,
         timeline=facts.timeline,
-        lineage=[facts.timeline],
+        lineage=facts.lineage,
         policy=facts.policy,
     )
 
@@ -220,16 +267,16 @@ def finalize(facts: Facts, point: str) -> Effect:
     return effect
 
 
-def forget_both(facts: Facts) -> Effect:
+def forget_both(facts: Facts, *, points: bool = True) -> Effect:
     """Each site forgets what it kept for the item; one that can't be reached does not keep the other from it. Points
-    that a machine runs from stay."""
+    that a machine runs from stay, and all of them without ``points``."""
 
     def effect(step: Step) -> Json:
         trouble: list[str] = []
         for site in (facts.home, facts.away):
             vm = facts.vm_at(site)
             replication.lift_fence(step, facts, site, vm)
-            timelines = facts.timelines.get(site, [facts.timeline] if site == facts.away else [])
+            timelines = facts.timelines.get(site, [facts.timeline] if site == facts.away else []) if points else []
             if facts.failover_point is not None and PointId.parse(facts.failover_point).timeline in timelines:
                 timelines = []
                 trouble.append(
