@@ -52,6 +52,19 @@ def test_a_deleted_item_is_taken_up_again(homeport: Homeport, vault: FakeVault) 
     assert ("POST", "/v1/items/deleted/web1/restore") in [(method, path) for method, path, _ in vault.asked]
 
 
+def test_a_tag_is_taken_back(homeport: Homeport, vault: FakeVault) -> None:
+    point = "0123456789abcdef/17"
+    assert f"{point} is kept as others of its age are" in homeport("item", "untag", "web1", point).out
+    assert sent(vault, "POST", f"/v1/items/web1/points/{point}/untag") == [{}]
+    assert homeport("item", "untag", "web1", "before-patch").status == 2
+    assert homeport("points", "web1", "--tagged").status == 0
+
+
+def test_how_many_points_only_a_tag_keeps_is_shown(homeport: Homeport, vault: FakeVault) -> None:
+    next(iter(vault.items.values()))["tagged_points"] = {"count": 3, "stored_bytes": 1 << 20, "past_retention": 2}
+    assert "3, 2 past retention, 1.0 MiB" in " ".join(homeport("status", "web1").out.split())
+
+
 def test_one_bad_machine_does_not_stop_the_rest(homeport: Homeport, vault: FakeVault) -> None:
     vault.refused = {"db1"}
     answer = homeport("protect", "web1", "db1", "web2", *SITES)

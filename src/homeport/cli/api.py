@@ -104,6 +104,7 @@ Item = TypedDict(
         "target": dict[str, Any],
         "target_machine": dict[str, Any],
         "failover_point": Any,
+        "tagged_points": dict[str, int],
         "commit_policy": dict[str, Any] | None,
         "created": str,
     },

@@ -58,6 +58,14 @@ RESTORE = lesson(
     then="homeport points web1",
 )
 
+UNTAG = lesson(
+    "Take a recovery point's tag back, so that it is kept no longer than others of its age.",
+    """Retention then drops it when it is its turn; where the points around it are gone already, it goes now. Its space
+    comes back later, as that of any point.""",
+    "homeport item untag web1 0f3a5c7e9b1d2f40/17",
+    then="homeport points web1 --tagged",
+)
+
 SAME = "same"
 """Takes a choice back."""
 
@@ -134,6 +142,20 @@ def register(app: typer.Typer) -> None:
         job = accept(session, job_id, wait=not no_wait, done=f"{item} is protected again, with its earlier points")
         if not no_wait:
             tell_what_now(session, job, job.get("item") or item)
+
+    @command(items, "untag", UNTAG)
+    def untag(
+        session: Session,
+        item: ItemArgument,
+        point: Annotated[str, typer.Argument(metavar="POINT", help="As homeport points ITEM --tagged lists it.")],
+    ) -> None:
+        timeline, slash, number = point.partition("/")
+        if not slash or not number.isdigit():
+            raise WrongUse(f"{point!r} is no recovery point; expected TIMELINE/NUMBER")
+        found = session.vault.untag(item, timeline, number)
+        session.answer(
+            {"item": found}, lambda console: console.print(f"{point} is kept as others of its age are.", markup=False)
+        )
 
 
 def _number(text: str | None) -> int | str | None:

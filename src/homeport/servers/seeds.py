@@ -82,6 +82,17 @@ def _open(root: Path, disk: str, path: str) -> Image:
     return open_image(real, found)
 
 
+def imported(store: MachineStore, timeline: str) -> tuple[str, int] | None:
+    """What :func:`import_seed` returned, if it was done: the images may be gone since."""
+    if timeline not in store.timeline_ids():
+        return None
+    for info in store.points(timeline, hidden=True):
+        if info.id.number == 0:
+            store.hide(timeline, 0)
+            return str(info.id), info.logical_bytes
+    return None
+
+
 def import_seed(
     store: MachineStore,
     keys: MachineKey,

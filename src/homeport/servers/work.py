@@ -420,6 +420,8 @@ class SiteWork:
             store.describe(params["description"])
         machine = without_disks(Machine.from_json(params["like"]), params.get("exclude", ()))
         timeline = params["timeline"]
+        if (done := seeds.imported(store, timeline)) is not None:
+            return {"point": done[0], "bytes": done[1]}
         spool = self._cache(params["item"], timeline) / "import"
         disks = [{"id": disk.id, "size": disk.size} for disk in machine.disks]
         with seeds.seed_images(self._site.path, params["seed"], disks) as images:

@@ -21,7 +21,19 @@ from homeport.domain.operations import CANCELLABLE, Operation, OperationRunning,
 from homeport.domain.points import new_timeline
 from homeport.domain.states import State
 from homeport.domain.target import Target, check_excluded
-from homeport.vault import admission, checks, idempotency, inventory, items, jobs, policies, seeds, targets, tasks
+from homeport.vault import (
+    admission,
+    checks,
+    idempotency,
+    inventory,
+    items,
+    jobs,
+    policies,
+    seeds,
+    tagged,
+    targets,
+    tasks,
+)
 from homeport.vault.core import Core
 from homeport.vault.database import ItemRow, JobRow, Json, PolicyRow, now
 from homeport.vault.steps import settle
@@ -132,6 +144,16 @@ def change_policy(core: Core, name: str, policy: str, guard: Callable[[Session, 
             guard(session, item)
         item.policy = policy
         policies.renew(session, [item])
+
+
+def untag(core: Core, name: str, point: str) -> str:
+    """The point's tags count no more; the item's id. Raises ItemNotFound, OperationRunning, NotTagged."""
+    with core.database.write() as session:
+        item = items.live(session, name)
+        refuse_while_running(session, item, Operation.POINT)
+        tagged.take_back(session, item, point)
+        policies.renew(session, [item])
+        return item.id
 
 
 def refuse_protected(session: Session, machine: Machine) -> None:

@@ -15,9 +15,9 @@ from sqlalchemy import select
 from homeport.domain.errors import HomeportError
 from homeport.domain.operations import Operation
 from homeport.domain.states import State
-from homeport.vault import deleted, items, operations
+from homeport.vault import deleted, items, operations, tagged
 from homeport.vault.core import Core
-from homeport.vault.database import ItemRow, JobRow, Json, PointRow, now
+from homeport.vault.database import ItemRow, JobRow, Json, now
 from homeport.vault.retained import is_due, points_to_drop
 from homeport.vault.signal import Stopping
 from homeport.vault.work import OPEN, Ask, post_if_idle
@@ -113,9 +113,12 @@ def _change_policy(core: Core, item: ItemRow, seen: Json, changes: Json) -> None
 
 def _dropped_points(core: Core, item: ItemRow, entry: Json) -> Json:
     with core.database.read() as session:
-        rows = list(session.scalars(select(PointRow).where(PointRow.timeline.in_(entry["timelines"]))))
-        newest = {timeline: items.newest_number(session, timeline) for timeline in entry["timelines"]}
-    return points_to_drop(item, newest, [f"{row.timeline}/{row.number}" for row in rows if row.data.get("tags")])
+        stay = [str(point.id) for point in tagged.tagged_of(session, item, entry["timelines"])]
+        newest = {
+            timeline: max(items.newest_number(session, timeline), tagged.newest_left(item, timeline))
+            for timeline in entry["timelines"]
+        }
+    return points_to_drop(item, newest, stay)
 
 
 def _drop(core: Core, item: ItemRow, tie: str, entry: Json, kind: str, params: Json) -> None:
@@ -143,5 +146,7 @@ def _change_entry(core: Core, item: ItemRow, tie: str, entry: Json, changed: Jso
         entries += [changed] if changed is not None else []
         row.ties = {name: value for name, value in {**row.ties, tie: entries}.items() if value or name != tie}
         if changed is None:
+            if tie == "kept":
+                tagged.outlive(session, row, entry["timelines"])
             for timeline in entry.get("timelines") or [entry["timeline"]]:
                 items.remember_points(session, timeline, [])

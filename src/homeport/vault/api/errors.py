@@ -46,6 +46,7 @@ _STATUS = {
     "policy.profile-refused": 409,
     "machine.not-protectable": 409,
     "point.not-available": 409,
+    "point.not-tagged": 404,
     "job.not-cancellable": 409,
     "job.past-no-return": 409,
     "job.not-restartable": 409,

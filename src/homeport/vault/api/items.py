@@ -19,6 +19,7 @@ from homeport.vault.api.etags import IfMatch, require_match
 from homeport.vault.api.paging import CursorInvalid, Page, ThePage, keyset
 from homeport.vault.api.schemas import Accepted, DeletedItemList, Item, ItemList, JobAccepted, PointList, PurgeAccepted
 from homeport.vault.database import ItemRow
+from homeport.vault.tagged import tagged_of
 
 router = APIRouter(prefix="/v1/items", tags=["items"], default_response_class=Accepted)
 
@@ -141,8 +142,9 @@ def get_item(core: TheCore, item: str) -> dict[str, Any]:
 
 
 @router.get("/{item}/points", response_model=PointList)
-def list_points(core: TheCore, page: ThePage, item: str, refresh: bool = False) -> dict[str, Any]:
-    """Oldest first. ``refresh``: ask the store's site now instead of telling what it last reported."""
+def list_points(core: TheCore, page: ThePage, item: str, refresh: bool = False, tagged: bool = False) -> dict[str, Any]:
+    """Oldest first. ``refresh``: ask the store's site now instead of telling what it last reported; ``tagged``: the
+    tagged ones instead of those that are offered, also those that only their tag keeps in the store (all at once)."""
     if refresh:
         with core.database.read() as session:
             row = items.find(session, item)
@@ -150,9 +152,23 @@ def list_points(core: TheCore, page: ThePage, item: str, refresh: bool = False) 
     with core.database.read() as session:
         row = items.find(session, item)
         points = items.points_of(session, row)
+        kept = tagged_of(session, row) if tagged else []
+    if tagged:
+        return {
+            "points": [{**point.to_json(), "offered_as": offered_as(points, point)} for point in kept],
+            "next": None,
+        }
     wanted, following = page_of_points(points, list(row.lineage), page)
     shown = [{**point.to_json(), "offered_as": offered_as(points, point)} for point in wanted]
     return {"points": shown, "next": following}
+
+
+@router.post("/{item}/points/{timeline}/{number}/untag", response_model=Item)
+def untag_point(core: TheCore, item: str, timeline: str, number: int) -> dict[str, Any]:
+    """It is kept no longer than others of its age; where those are gone it is dropped now."""
+    found = operations.untag(core, item, f"{timeline}/{number}")
+    with core.database.read() as session:
+        return items.to_json(core, session, items.find(session, found))
 
 
 def page_of_points(points: list[PointInfo], lineage: list[str], page: Page) -> tuple[list[PointInfo], str | None]:

@@ -122,6 +122,7 @@ class Item(Shown):
     job: str | None
     recovery_machine: Json | None
     failover_point: str | None
+    tagged_points: Json
     target: Json
     target_machine: Json
     created: Instant

@@ -39,6 +39,8 @@ _OVER: dict[str, Any] = {
             "commit_policy",
             "discarded",
             "kept",
+            "tagged",
+            "untagged",
             "home_parent",
             "import_point",
             "next_timeline",
