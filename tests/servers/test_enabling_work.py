@@ -176,3 +176,15 @@ def test_a_seed_is_looked_at_taken_in_and_dropped_however_often_it_is_asked_for(
     assert refused.value.code == "seed.not-found"
     assert not list((place.own / "cache").glob("*/*/import/*"))
     assert place.do("drop-points", timelines={T1: 0}, keep=[])["dropped"] == 0, "the newest stays, whatever it is"
+
+
+@pytest.mark.qemu
+def test_points_of_a_timeline_that_another_forks_from_are_thinned(place: Place) -> None:
+    replicate(place)
+    points = [PointId.parse(place.do("take-point", consistency="crash-consistent")["point"]) for _ in range(3)]
+    place.do("end-timeline", timeline=T1)
+    place.do("prepare-timeline", timeline=T2, parent=str(points[1]), description={"name": "disks"})
+    everything = {point.id.number for point in place.store.points(T1)}
+    found = place.twice("thin-points", timelines={T1: [point.number for point in points]})
+    gone = points[0].number
+    assert found == {"left": {T1: sorted(everything - {gone})}}, "the fork's own and the newest stay"

@@ -257,9 +257,9 @@ class FakeSite:
             pass
         with self._lock:
             if "item" in params and "fence" in params:
-                if kind in ("fence", "describe", "drop-timeline", "drop-points") and params["fence"] < self._fences.get(
-                    params["item"], 0
-                ):
+                if kind in ("fence", "describe", "drop-timeline", "drop-points", "thin-points") and params[
+                    "fence"
+                ] < self._fences.get(params["item"], 0):
                     raise HomeportError("superseded", code="work.superseded")
                 assert params["fence"] >= self._fences.get(params["item"], 0), "a fence went back"
                 self._fences[params["item"]] = params["fence"]
@@ -497,6 +497,17 @@ class FakeSite:
                 if not {f"{name}/{number}"} & (forks | set(params["keep"])):
                     del timeline.points[number]
         return {}
+
+    def do_thin_points(self, params: Json) -> Json:
+        left = {}
+        for name, numbers in params["timelines"].items():
+            timeline = self.timelines[name]
+            forks = {other.parent for other in self.timelines.values()}
+            for number in numbers:
+                if f"{name}/{number}" not in forks:
+                    timeline.points.pop(number, None)
+            left[name] = [PointId.parse(point["id"]).number for point in timeline.offered()]
+        return {"left": left}
 
     def do_drop_timeline(self, params: Json) -> Json:
         name = params["timeline"]

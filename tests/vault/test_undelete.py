@@ -53,6 +53,16 @@ def test_it_goes_on_in_a_fork_with_the_points_that_were_kept(world: World, disab
     world.expect("Protected")
 
 
+def test_retention_goes_on_for_the_points_from_before(world: World, disabled: Json) -> None:
+    restore(world)
+    world.call("PATCH", "/policies/gold", {"retention": 0})
+    fork = world.item()["timeline"]
+    head = disabled["points"][-1]
+    world.until(lambda: [each["id"] for each in world.points() if not each["id"].startswith(fork)] == [head], 30)
+    numbers = [f"{disabled['timeline']}/{number}" for number in world.west.timelines[disabled["timeline"]].points]
+    assert numbers == [head], "the fork needs it"
+
+
 def test_cancelled_it_is_deleted_as_it_was(world: World, disabled: Json) -> None:
     (before,) = deleted(world)
     world.east.produce = False

@@ -116,6 +116,7 @@ class SiteWork:
             "verify-point": self._verify_point,
             "purge": self._purge,
             "drop-points": self._drop_points,
+            "thin-points": self._thin_points,
             "drop-timeline": self._drop_timeline,
             "stop-machine": self._stop_machine,
             "hydrate": self._hydrate,
@@ -377,6 +378,16 @@ class SiteWork:
             drop = [point.number for point in found if point.number <= int(upto) and point not in keep]
             dropped += len(store.expire(timeline, drop).dropped)
         return {"dropped": dropped}
+
+    def _thin_points(self, params: Params, progress: Progress) -> Result:
+        """``timelines``: the numbers that each loses. What is leased or forked from stays; ``left`` tells what is there
+        now."""
+        store = self._store(params)
+        left = {}
+        for timeline, numbers in params["timelines"].items():
+            store.expire(timeline, [int(number) for number in numbers])
+            left[timeline] = [point.id.number for point in store.points(timeline)]
+        return {"left": left}
 
     def _drop_timeline(self, params: Params, progress: Progress) -> Result:
         self._store(params).purge(params["timeline"])

@@ -10,14 +10,15 @@ import threading
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from homeport.domain.errors import HomeportError
 from homeport.domain.operations import Operation
+from homeport.domain.retention import points_to_prune
 from homeport.domain.states import State
 from homeport.vault import deleted, items, operations, tagged
 from homeport.vault.core import Core
-from homeport.vault.database import ItemRow, JobRow, Json, now
+from homeport.vault.database import ItemRow, JobRow, Json, PointRow, now
 from homeport.vault.retained import is_due, points_to_drop
 from homeport.vault.signal import Stopping
 from homeport.vault.work import OPEN, Ask, post_if_idle
@@ -75,6 +76,8 @@ def look(core: Core) -> None:
         for entry in item.ties.get("kept", []):
             if is_due(entry["until"], now()):
                 _drop(core, item, "kept", entry, "drop-points", _dropped_points(core, item, entry))
+        if len(item.lineage) > 1 and item.replicate is not None:
+            _thin_earlier(core, item)
     deleted.drop_due(core)
 
 
@@ -109,6 +112,27 @@ def _change_policy(core: Core, item: ItemRow, seen: Json, changes: Json) -> None
         row = session.get_one(ItemRow, item.id)
         if row.ties.get("commit_policy") == seen:
             row.ties = {**row.ties, "commit_policy": {**seen, **changes}}
+
+
+def _thin_earlier(core: Core, item: ItemRow) -> None:
+    """Retention of the timelines that the present one forks from: nobody replicates into them, so nobody else thins
+    them."""
+    with core.database.read() as session:
+        points, policy = items.points_of(session, item), items.effective_policy(session, item)
+    drop: dict[str, list[int]] = {}
+    for point in points_to_prune(points, now(), policy.retention):
+        if point.timeline != item.timeline:
+            drop.setdefault(point.timeline, []).append(point.number)
+    if not drop or core.liveness.gone(item.store_site, core.timeouts.gone):
+        return
+    turn = int(now().timestamp() // core.timeouts.timer_retry)
+    request = Ask(item.store_site, "thin-points", {"timelines": drop}, f"thin:{item.id}:{turn}", item=item.id)
+    work = post_if_idle(core, request)
+    if work is None or work.state != "done" or work.result is None:
+        return
+    with core.database.write() as session:
+        for timeline, numbers in work.result["left"].items():
+            session.execute(delete(PointRow).where(PointRow.timeline == timeline, PointRow.number.not_in(numbers)))
 
 
 def _dropped_points(core: Core, item: ItemRow, entry: Json) -> Json:
