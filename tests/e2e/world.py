@@ -224,8 +224,8 @@ class World:
             self.api("POST", "/v1/sites", {"name": name, "provider": "qemu", "path": str(getattr(self, name))})
         self.api("POST", "/v1/policies", self.policy)
 
-    def protect(self) -> None:
-        body = {"machine": self.name, "from": "a", "to": "b", "policy": "p"}
+    def protect(self, **more: Any) -> None:
+        body = {"machine": self.name, "from": "a", "to": "b", "policy": "p", **more}
         self.wait(self.api("POST", "/v1/items", body)["job"])
 
     def start(self, operation: str, **body: Any) -> dict[str, Any]:

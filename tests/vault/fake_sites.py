@@ -101,6 +101,8 @@ class FakeSite:
         """What was described beside the points, by item."""
         self.shredded: list[str] = []
         """Machines whose keys were shredded here."""
+        self.seeds: dict[str, int] = {}
+        """Images that were carried here: their sizes by path."""
         self.networks: list[str] | None = None
         """What the site tells of its networks."""
         self._fences: dict[str, int] = {}
@@ -267,9 +269,9 @@ class FakeSite:
             pass
         with self._lock:
             if "item" in params and "fence" in params:
-                if kind in ("fence", "describe", "drop-timeline", "drop-points") and params["fence"] < self._fences.get(
-                    params["item"], 0
-                ):
+                if kind in ("fence", "describe", "drop-timeline", "drop-points", "thin-points") and params[
+                    "fence"
+                ] < self._fences.get(params["item"], 0):
                     raise HomeportError("superseded", code="work.superseded")
                 assert params["fence"] >= self._fences.get(params["item"], 0), "a fence went back"
                 self._fences[params["item"]] = params["fence"]
@@ -385,8 +387,9 @@ class FakeSite:
         return {}
 
     def do_end_timeline(self, params: Json) -> Json:
-        timeline = self.timelines[params["timeline"]]
-        timeline.ended = True
+        if params["timeline"] not in self.timelines:
+            raise HomeportError("There is no such timeline.", code="store.timeline-not-found")
+        self.timelines[params["timeline"]].ended = True
         return self.do_points(params)
 
     def do_points(self, params: Json) -> Json:
@@ -436,6 +439,26 @@ class FakeSite:
             timeline.imported = str(point)
         return {"point": timeline.imported, "bytes": 10}
 
+    def do_probe_seed(self, params: Json) -> Json:
+        sizes = {disk["id"]: disk["size"] for disk in params["disks"]}
+        for disk, path in params["seed"].items():
+            if path not in self.seeds:
+                raise HomeportError(f"There is no {path}.", code="seed.not-found")
+            if self.seeds[path] != sizes[disk]:
+                raise HomeportError(f"{path} has another size.", code="seed.wrong-size")
+        return {"disks": sizes}
+
+    def do_import_seed(self, params: Json) -> Json:
+        self.do_probe_seed({**params, "disks": params["like"]["disks"]})
+        assert params["like"]["uuid"] == params["description"]["machine"]["uuid"] == params["machine"]
+        timeline = self.timelines.setdefault(params["timeline"], FakeTimeline())
+        if not timeline.points:
+            point = PointId(params["timeline"], 0)
+            self.world.clock += timedelta(seconds=1)
+            timeline.points[0] = PointInfo(point, self.world.clock, Consistency.CRASH, tags=("seed",))
+        timeline.hidden_upto = max(timeline.hidden_upto, 0)
+        return {"point": f"{params['timeline']}/0", "bytes": 10}
+
     def do_write_disks(self, params: Json) -> Json:
         machine = self.machines[params["vm"]]
         assert not machine.running, "disks in use were written"
@@ -482,10 +505,21 @@ class FakeSite:
             timeline = self.timelines[name]
             timeline.hidden_upto = max(timeline.hidden_upto, upto)
             forks = {other.parent for other in self.timelines.values()}
-            for number in [number for number in timeline.points if number < upto]:
+            for number in [number for number in timeline.points if number <= upto and number < max(timeline.points)]:
                 if not {f"{name}/{number}"} & (forks | set(params["keep"])):
                     del timeline.points[number]
         return {}
+
+    def do_thin_points(self, params: Json) -> Json:
+        left = {}
+        for name, numbers in params["timelines"].items():
+            timeline = self.timelines[name]
+            forks = {other.parent for other in self.timelines.values()}
+            for number in numbers:
+                if f"{name}/{number}" not in forks:
+                    timeline.points.pop(number, None)
+            left[name] = [PointId.parse(point["id"]).number for point in timeline.offered()]
+        return {"left": left}
 
     def do_drop_timeline(self, params: Json) -> Json:
         name = params["timeline"]

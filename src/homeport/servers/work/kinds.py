@@ -37,18 +37,19 @@ ALONE: dict[Role, tuple[str, ...]] = {
         *("start-from-point", "hydrate", "power-off-original"),
     ),
     Role.STORE: (
-        *("prepare-timeline", "end-timeline", "points", "hide-points", "drop-points", "drop-timeline"),
+        *("prepare-timeline", "end-timeline", "points", "hide-points", "drop-points", "thin-points", "drop-timeline"),
         *("verify-point", "describe", "purge", "probe-store", "store-vault-backup", "list-vault-backups"),
         "raise-fence",
     ),
     Role.PROCESS_SERVER: ("renew-replication", "stop-replication", "take-point", "resync", "planned-stop"),
-    Role.MASTER_TARGET: ("write-disks", "rollback-disks"),
+    Role.MASTER_TARGET: ("write-disks", "rollback-disks", "probe-seed"),
 }
 """Kinds that one role does alone."""
 
 TOGETHER: dict[str, tuple[Part, ...]] = {
     "replicate": (Part(Role.MASTER_TARGET, "discard-journal"), Part(Role.PROCESS_SERVER, "replicate")),
     "import-base": (Part(Role.STORE, "keep-key"), Part(Role.MASTER_TARGET, "import-base")),
+    "import-seed": (Part(Role.STORE, "keep-key"), Part(Role.MASTER_TARGET, "import-seed")),
     "start-original": (
         Part(Role.PROCESS_SERVER, "forget-stop"),
         Part(Role.MASTER_TARGET, "note-start"),
