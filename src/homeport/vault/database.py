@@ -286,6 +286,56 @@ class CheckRow(Base):
     findings: Mapped[list[Json]] = mapped_column(default=list)
 
 
+class ServerRow(Base):
+    """A server of the vault, by its name. ``role``: a :class:`homeport.domain.servers.Role`; ``site``: empty for the
+    vault's own. ``state``: "joining" until its certificate was first shown, "joined", "revoked". ``key``: SHA-256 of
+    the public key that it joined with. ``removed``: the row stays for the log; a server of the same name takes it
+    over."""
+
+    __tablename__ = "servers"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    role: Mapped[str]
+    site: Mapped[str] = mapped_column(index=True)
+    state: Mapped[str]
+    key: Mapped[str]
+    version: Mapped[str | None]
+    created: Mapped[datetime] = mapped_column(default=now)
+    joined: Mapped[datetime | None]
+    last_seen: Mapped[datetime | None]
+    removed: Mapped[datetime | None]
+
+
+class CertificateRow(Base):
+    """A certificate that the authority issued. ``serial``: hex; ``key``: SHA-256 of its public key."""
+
+    __tablename__ = "certificates"
+    serial: Mapped[str] = mapped_column(primary_key=True)
+    server: Mapped[str] = mapped_column(ForeignKey("servers.name"), index=True)
+    uri: Mapped[str]
+    key: Mapped[str]
+    pem: Mapped[str]
+    not_before: Mapped[datetime]
+    not_after: Mapped[datetime]
+    revoked: Mapped[datetime | None] = mapped_column(index=True)
+    reason: Mapped[str | None]
+
+
+class RegistrationKeyRow(Base):
+    """A registration key that was given out. ``secret``: its SHA-256; ``key``: SHA-256 of the public key that used it;
+    ``used``: when that server was first heard of with its certificate."""
+
+    __tablename__ = "registration_keys"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    site: Mapped[str]
+    secret: Mapped[str]
+    replace: Mapped[bool] = mapped_column(default=False)
+    created: Mapped[datetime] = mapped_column(default=now)
+    expires: Mapped[datetime]
+    server: Mapped[str | None]
+    key: Mapped[str | None]
+    used: Mapped[datetime | None]
+
+
 class Database:
     """Sessions on the vault's database. ``changed`` is called after each commit of :meth:`write`."""
 
