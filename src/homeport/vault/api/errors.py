@@ -101,6 +101,7 @@ _STATUS = {
     "disk.in-use": 409,
     "70038": 409,
     "site.in-use": 409,
+    "site.has-servers": 409,
     "site.store-in-use": 409,
 }
 
