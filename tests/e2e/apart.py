@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +55,8 @@ class Apart(World):
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        if name == "vault":
+            self.process = self.servers[name]
 
     def kill_server(self, name: str) -> None:
         """SIGKILL: everything else goes on."""
@@ -69,7 +70,6 @@ class Apart(World):
 
     def up(self, **environment: str) -> None:
         self.start_server("vault")
-        self.process = self.servers["vault"]
         self.until(self._answers, 60, "the vault to be up")
         self.passphrase = (self.state / "passphrase").read_text().strip()
         for site in SITES:
@@ -135,5 +135,4 @@ class Apart(World):
             if process.poll() is None:
                 process.kill()
                 process.wait()
-        time.sleep(0)
         super().close()

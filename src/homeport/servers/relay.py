@@ -258,7 +258,8 @@ class Relay:
         if item is not None and part.kind == "replicate" and self._assigned.get(item) != found.name:
             self._assigned[item] = found.name
             self._keep("assignments.json", self._assigned)
-        if item is not None and part.kind == "forget-replication" and self._assigned.pop(item, None):
+        if item is not None and part.kind == "forget-replication" and item in self._assigned:
+            del self._assigned[item]
             self._keep("assignments.json", self._assigned)
         return found
 

@@ -355,7 +355,9 @@ class Replication:
         points = self._points
         if not points:
             return
-        drop = points_to_prune(points, datetime.now(UTC), self.spec.retention)
+        taken_back = self.spec.untagged
+        kept = [replace(point, tags=()) if str(point.id) in taken_back else point for point in points]
+        drop = points_to_prune(kept, datetime.now(UTC), self.spec.retention)
         thin = bool(drop) and time.monotonic() >= self._next_thin
         if thin:
             self._next_thin = time.monotonic() + THIN_EVERY
@@ -458,5 +460,6 @@ def renewed(spec: ReplicationSpec, raw: dict[str, Any]) -> ReplicationSpec:
         interval=fresh.interval,
         app_consistent=fresh.app_consistent,
         retention=fresh.retention,
+        untagged=fresh.untagged,
         policy_at=fresh.policy_at,
     )

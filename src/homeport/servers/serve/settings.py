@@ -195,7 +195,7 @@ def check_config(role: Role, data: Mapping[str, Any]) -> Config:
             near = difflib.get_close_matches(name, known, 1, 0.5)
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}."
             raise ConfigInvalid(f"a {role} has no setting {name!r}{hint}", setting=name)
-    values = {}
+    values: dict[str, Any] = {}
     for name, setting in known.items():
         if name not in data:
             if setting.default is None:
@@ -203,10 +203,9 @@ def check_config(role: Role, data: Mapping[str, Any]) -> Config:
             values[name] = setting.default
             continue
         value = data[name]
-        if not isinstance(value, setting.kind) or (
-            setting.kind is list and not (value and all(isinstance(each, str) for each in value))
-        ):
-            wanted = {str: "a text", list: "a list of texts"}[setting.kind]
+        given = value if isinstance(value, list) else [value]
+        if not isinstance(value, setting.kind) or not given or not all(isinstance(each, str) for each in given):
+            wanted = "a text" if setting.kind is str else "a list of texts"
             raise ConfigInvalid(f"{name} is {value!r}, and {wanted} is wanted", setting=name)
         values[name] = value
     config = Config(role, values)
@@ -215,10 +214,11 @@ def check_config(role: Role, data: Mapping[str, Any]) -> Config:
             host, _ = config.address(name)
             if name != "listen" and not _is_loopback(host):
                 raise ConfigInvalid(f"{name} is at {host}: that is no address of loopback", setting=name)
-    for name, urls in (("urls", values.get("urls", [])), *((name, [values.get(name)]) for name in _URLS)):
-        for url in filter(None, urls):
-            if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
-                raise ConfigInvalid(f"{name}: {url!r} is no https:// address", setting=name)
+    addresses = [("urls", url) for url in values.get("urls", [])]
+    addresses += [(name, values[name]) for name in _URLS if values.get(name)]
+    for name, url in addresses:
+        if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
+            raise ConfigInvalid(f"{name}: {url!r} is no https:// address", setting=name)
     return config
 
 
