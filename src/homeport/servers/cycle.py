@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from concurrent.futures import Future, wait
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from homeport.domain.points import Consistency, PointId, PointInfo
 from homeport.domain.units import BLOCK, MiB
 from homeport.servers.difference import Base, Difference, FileBase, PointBase, differing_regions, mismatches
 from homeport.servers.digest_file import UNKNOWN, DigestFile, Digests, known
+from homeport.servers.group_barrier import Attendance
 from homeport.servers.replication_spec import ReplicationSpec
-from homeport.servers.shipper import Shipper
 from homeport.sources.interface import DiskView, Knowledge, PointView, Source
 from homeport.sources.verify import sample_clean_blocks
 from homeport.store.builder import PointBuilder
@@ -61,10 +61,11 @@ class Taken:
     stored_bytes: int
     found_by: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    group: str | None = None
 
 
 class Cycle:
-    """Takes points of one machine on one timeline. Not thread-safe: one thread drives it; shipping has a second one."""
+    """Takes points of one machine on one timeline. Not thread-safe: one thread drives it."""
 
     def __init__(
         self,
@@ -90,9 +91,6 @@ class Cycle:
         self._writer = store.writer(spec.timeline, owner)
         self._resync = False
         self._incarnation: str | None = None
-        self.shipper = Shipper(f"ship-{spec.vm}")
-        """Where all goes that crosses to the store while points are taken."""
-        self._shipping: Future[PointInfo] | None = None
         self._pending = spooled_points(self._spool)
         self._head = self._pending[-1].point if self._pending else store.head(spec.timeline)
         source.recover([spooled.point for spooled in self._pending])
@@ -112,7 +110,6 @@ class Cycle:
         self._resync = True
 
     def close(self) -> None:
-        self.shipper.close()
         for file in self._files.values():
             file.close()
         self._files.clear()
@@ -124,32 +121,13 @@ class Cycle:
         """Publish what waits in the cache, in order. Raises StoreUnavailable (the rest goes on waiting), Fenced."""
         published = []
         while self._pending:
-            self.begin_shipping()
-            assert self._shipping is not None
-            wait([self._shipping])
-            published += self.shipped()
+            spooled = self._pending[0]
+            info = self._writer.publish(spooled)
+            self._source.commit(spooled.point)
+            spooled.remove()
+            self._pending.pop(0)
+            published.append(info)
         return published
-
-    def begin_shipping(self, ended: Callable[[], None] = lambda: None) -> None:
-        """Publish the first point that waits, while points go on being taken; nothing where one is under way.
-        ``ended``: called, in another thread, when :meth:`shipped` can tell how it went."""
-        if self._shipping is None and self._pending:
-            first = self._pending[0]
-            self._shipping = self.shipper.submit(lambda: self._writer.publish(first))
-            self._shipping.add_done_callback(lambda _: ended())
-
-    def shipped(self) -> list[PointInfo]:
-        """The point that was published since this was asked last, if any; the source has forgotten it then. Raises
-        what publishing it came to: StoreUnavailable (it goes on waiting), Fenced."""
-        if self._shipping is None or not self._shipping.done():
-            return []
-        shipping, self._shipping = self._shipping, None
-        info = shipping.result()
-        spooled = self._pending[0]
-        self._source.commit(spooled.point)
-        spooled.remove()
-        self._pending.pop(0)
-        return [info]
 
     # ── the first copy ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -229,8 +207,14 @@ class Cycle:
 
     # ── points ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def take_point(self, consistency: Consistency = Consistency.CRASH, tags: tuple[str, ...] = ()) -> Taken:
-        """Take a point and hand it to the cache. Raises SourceError; the changes are put back then."""
+    def take_point(
+        self,
+        consistency: Consistency = Consistency.CRASH,
+        tags: tuple[str, ...] = (),
+        attendance: Attendance | None = None,
+    ) -> Taken:
+        """Take a point and hand it to the cache. ``attendance``: at the round of the machine's group, whose instant the
+        point shall be of. Raises SourceError; the changes are put back then."""
         if len(self._pending) >= SPOOL_LIMIT:
             raise StoreUnavailable(
                 f"{len(self._pending)} points wait in the cache for the recovery store",
@@ -241,9 +225,15 @@ class Cycle:
         point = PointId(self._spec.timeline, number)
         base = self._tracker_base(head)
         reader = self._reader(head, base)
-        view = self._source.begin_point(point, base, consistency, incarnation=self._incarnation_of(base, reader))
+        with attendance or nullcontext():
+            view = self._source.begin_point(
+                point, base, consistency, incarnation=self._incarnation_of(base, reader), cut=attendance
+            )
+        group = attendance.mark if attendance else None
+        if attendance and attendance.trouble:
+            view = replace(view, notes=(*view.notes, f"not of one instant with its group: {attendance.trouble}"))
         try:
-            spooled, found_by, complete = self._build(view, head, base, reader, tags)
+            spooled, found_by, complete = self._build(view, head, base, reader, tags, group)
         except BaseException:
             self._source.abort(point)
             raise
@@ -256,7 +246,7 @@ class Cycle:
         notes = list(view.notes)
         return Taken(
             point, view.instant.isoformat(), view.consistency, spooled.logical_bytes, spooled.stored_bytes,
-            found_by, notes,
+            found_by, notes, group,
         )  # fmt: skip
 
     def _tracker_base(self, head: PointId | None) -> PointId:
@@ -291,7 +281,13 @@ class Cycle:
         return self._incarnation
 
     def _build(
-        self, view: PointView, head: PointId | None, base: PointId, reader: PointReader | None, tags: tuple[str, ...]
+        self,
+        view: PointView,
+        head: PointId | None,
+        base: PointId,
+        reader: PointReader | None,
+        tags: tuple[str, ...],
+        group: str | None,
     ) -> tuple[SpooledPoint, dict[str, str], dict[str, Digests]]:
         builder = self._writer.builder(view.point.number, self._spool, head)
         found_by: dict[str, str] = {}
@@ -299,7 +295,7 @@ class Cycle:
         try:
             for disk in view.disks:
                 found_by[disk.id] = self._ship_disk(disk, view, head, base, reader, builder, complete)
-            spooled = self._finish(builder, view, self._machine(), tags)
+            spooled = self._finish(builder, view, self._machine(), tags, group)
         except BaseException:
             builder.discard()
             raise
@@ -424,7 +420,12 @@ class Cycle:
         return progress
 
     def _finish(
-        self, builder: PointBuilder, view: PointView, machine: dict[str, Any], tags: tuple[str, ...] = ()
+        self,
+        builder: PointBuilder,
+        view: PointView,
+        machine: dict[str, Any],
+        tags: tuple[str, ...] = (),
+        group: str | None = None,
     ) -> SpooledPoint:
         return builder.finish(
             instant=view.instant,
@@ -434,6 +435,7 @@ class Cycle:
             tags=tags,
             machine=machine,
             notes=view.notes,
+            group=group,
         )
 
     def _remember(self, view: PointView, spooled: SpooledPoint, complete: dict[str, Digests]) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from homeport.domain import groups
 from homeport.domain.errors import HomeportError
 from homeport.domain.points import Consistency, PointId, PointInfo
 from homeport.domain.retention import points_to_prune
@@ -26,6 +27,7 @@ from homeport.domain.servers import Role
 from homeport.servers.crossing import Crossing
 from homeport.servers.cycle import Cycle, Taken
 from homeport.servers.durable import write_durably
+from homeport.servers.group_barrier import GroupBarrier
 from homeport.servers.remote_objects import RemoteObjects
 from homeport.servers.replication_spec import ReplicationSpec
 from homeport.sources.interface import Source
@@ -100,8 +102,10 @@ class Replication:
         report: Callable[[dict[str, Any]], None],
         crossing: Crossing,
         identity: Identity | None = None,
+        barrier: GroupBarrier | None = None,
     ) -> None:
-        """``identity``: what is shown to the other site's gateway, where that is reached over TLS."""
+        """``identity``: what is shown to the other site's gateway, where that is reached over TLS; ``barrier``: of the
+        group that the machine is a member of."""
         self.spec = spec
         self._identity = identity
         self._machine = machine
@@ -110,6 +114,8 @@ class Replication:
         self._owner = owner
         self._report = report
         self._crossing = crossing
+        self._barrier = barrier
+        self._round: dict[str, Any] | None = None
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._ended = threading.Event()
@@ -122,13 +128,12 @@ class Replication:
         self._error: HomeportError | None = None
         self._progress: dict[str, Any] | None = None
         self._head: PointId | None = None
-        self._next_thin = 0.0
+        # Members that began at the same moment must know of each other's points before they drop any.
+        self._next_thin = 0.0 if barrier is None else time.monotonic() + THIN_EVERY
         self._points: list[PointInfo] | None = None
         self._rpo_from: datetime | None = None
         self._last_report = 0.0
         self._last_app = time.monotonic()
-        self._unanswered: list[tuple[Taken, _Request]] = []
-        self._pruning: Future[list[PointInfo] | None] | None = None
         self._thread = threading.Thread(target=self._run, name=f"replication-{spec.vm}", daemon=True)
 
     # ── asked from other threads ────────────────────────────────────────────────────────────────────────────────
@@ -210,6 +215,8 @@ class Replication:
                     self._wake.wait(RETRY_AFTER)
                     self._wake.clear()
         finally:
+            if self._barrier is not None:
+                self._barrier.leave(self.spec.item)
             self._ended.set()
             self._refuse_requests(_STOPPED)
             if self._phase not in ("stopped",):
@@ -222,48 +229,51 @@ class Replication:
             self.spec, self._machine.source(), store, own, self._cache, self._owner, self._look,
             self._machine.describe,
         )  # fmt: skip
-        self._pruning = None
         try:
             self._head = cycle.head
             self._points = store.points(self.spec.timeline)
             self._rpo_from = self._points[-1].time if self._points else None
-            self._ship(cycle)
+            self._ship(cycle, store)
             if cycle.head is None:
                 self._say("seeding", force=True)
                 cycle.first_copy()
             next_prune = 0.0
-            last_point = -math.inf
+            since: float | None = None
             while True:
                 if self._stop.is_set():
                     raise _Stop
                 if self._final is not None:
                     self._finish(cycle, store)
                     raise _Stop
-                self._collect(cycle)
-                self._pruned()
-                if not cycle.backlog and self._pruning is None and time.monotonic() >= next_prune:
-                    next_prune = time.monotonic() + PRUNE_EVERY
-                    self._prune(cycle, store)
                 resync = self._resync.is_set()
                 if resync:
                     self._resync.clear()
                     cycle.resync()
-                    last_point = -math.inf
-                due = time.monotonic() >= last_point + self.spec.interval
+                    since = None
+                due = time.monotonic() >= self._due_at(since)
                 request = self._next_request()
                 if due or request:
-                    last_point = time.monotonic()
+                    began = time.monotonic()
                     try:
-                        self._take(cycle, request)
+                        self._take(cycle, store, request, together=since is not None)
                     except BaseException:
                         if resync:
                             self._resync.set()  # still to be done
                         raise
+                    if time.monotonic() >= next_prune:
+                        try:
+                            self._prune(store)
+                        except StoreUnavailable as error:
+                            self._failed("error", error)  # points go on into the cache all the same
+                        next_prune = time.monotonic() + PRUNE_EVERY
+                    since = began if self._barrier is None else time.monotonic()
                     continue
-                self._wake.wait(max(0.0, last_point + self.spec.interval - time.monotonic()))
+                due_at = self._due_at(since)
+                if self._barrier is not None:
+                    self._barrier.free(self.spec.item, due_at)
+                self._wake.wait(max(0.0, due_at - time.monotonic()))
                 self._wake.clear()
         finally:
-            self._refuse_unanswered(_STOPPED)
             cycle.close()
 
     def _gateway(self) -> RemoteObjects:
@@ -274,53 +284,75 @@ class Replication:
         except ValueError as error:
             raise StoreUnavailable(str(error)) from error
 
-    def _take(self, cycle: Cycle, request: _Request | None) -> None:
-        """Take a point and set it on its way. Who asked for it is answered when it is published."""
-        app_due = self.spec.app_consistent and time.monotonic() - self._last_app >= self.spec.app_consistent
+    def _due_at(self, since: float | None) -> float:
+        """When the next point is due (monotonic seconds), by the policy as it is now. ``since``: when the last one was
+        begun; of a member of a group, when it was done: it joins the others at the next round after that, however long
+        the last one took it. None: at once."""
+        if since is None:
+            return -math.inf
+        if self._barrier is None:
+            return since + self.spec.interval
+        return groups.next_tick(since, self.spec.interval)
+
+    def _take(
+        self, cycle: Cycle, store: MachineStore, request: _Request | None, *, together: bool = False
+    ) -> Taken | None:
+        """``together``: with the others of the group, unless it was asked for one of this machine."""
+        try:
+            return self._take_one(cycle, store, request, together=together)
+        finally:
+            if self._barrier is not None:
+                self._barrier.busy(self.spec.item)
+
+    def _take_one(self, cycle: Cycle, store: MachineStore, request: _Request | None, *, together: bool) -> Taken | None:
+        attendance = None
+        if self._barrier is not None and (cycle.backlog or request or not together):
+            self._barrier.busy(self.spec.item)
+        if self._barrier is not None and together and not request:
+            attendance = self._barrier.attend(self.spec.item)
+        if cycle.backlog:
+            try:
+                self._ship(cycle, store)  # what waits goes first: it may have filled the cache
+            except StoreUnavailable as error:
+                self._failed("error", error)
+        app_due = self.spec.app_consistent and self._app_due()
         wanted = request.consistency if request else Consistency.APP if app_due else Consistency.CRASH
         try:
-            taken = cycle.take_point(wanted, request.tags if request else ())
+            taken = cycle.take_point(wanted, request.tags if request else (), attendance)
+            if attendance:
+                self._round = {
+                    "group": self.spec.group,
+                    "at": taken.instant if taken.group else (self._round or {}).get("at"),
+                    "trouble": attendance.trouble,
+                }
+            self._found_by = taken.found_by
+            if wanted is Consistency.APP:
+                self._last_app = time.monotonic()
+            self._ship(cycle, store)
         except BaseException as error:
             if request:
                 request.answer.set_exception(_STOPPED if isinstance(error, _Stop) else error)
-            cycle.begin_shipping(self._wake.set)  # what waits may have filled the cache
             if isinstance(error, StoreUnavailable) and cycle.backlog:
-                self._failed("error", error)
-                return
+                self._failed("error", error)  # points wait in the cache; the next round tries again
+                return None
             raise
-        self._found_by = taken.found_by
-        if wanted is Consistency.APP:
-            self._last_app = time.monotonic()
         if request:
-            self._unanswered.append((taken, request))
-        cycle.begin_shipping(self._wake.set)
+            request.answer.set_result(taken)
+        return taken
 
-    def _collect(self, cycle: Cycle) -> None:
-        """What came of the point that was on its way; then the next. One that didn't get through goes on waiting, and
-        is tried again when the next point is due."""
-        try:
-            published = cycle.shipped()
-        except StoreUnavailable as error:
-            self._refuse_unanswered(error)
-            self._failed("error", error)
-            return
-        if not published:
-            return
-        self._told_of(cycle, published)
-        cycle.begin_shipping(self._wake.set)
+    def _app_due(self) -> bool:
+        """Members of a group come to it in the same round."""
+        every, now = self.spec.app_consistent, time.monotonic()
+        if self._barrier is not None:
+            return now // every > self._last_app // every
+        return now - self._last_app >= every
 
-    def _ship(self, cycle: Cycle) -> None:
-        """All that waits, before anything else."""
-        self._told_of(cycle, cycle.ship())
-
-    def _told_of(self, cycle: Cycle, published: list[PointInfo]) -> None:
+    def _ship(self, cycle: Cycle, store: MachineStore) -> None:
+        published = cycle.ship()
         self._head = cycle.head
         if published:
             self._points = [*(self._points or []), *published]
             self._rpo_from = published[-1].time
-            while self._unanswered and self._unanswered[0][0].point.number <= published[-1].id.number:
-                taken, request = self._unanswered.pop(0)
-                request.answer.set_result(taken)
         self._error = None
         self._progress = None
         self._say("replicating" if self._head else self._phase, force=True, points=bool(published) or self._phase)
@@ -335,7 +367,7 @@ class Replication:
                     f"the guest did not shut down within {shutdown_timeout:.0f} s; it was paused, its last changes "
                     "taken, and powered off"
                 )
-            self._ship(cycle)
+            cycle.ship()
             taken = cycle.take_point(tags=("final",))
             cycle.ship()
             self._head = taken.point
@@ -350,45 +382,20 @@ class Replication:
             raise
         answer.set_result(final)
 
-    def _prune(self, cycle: Cycle, store: MachineStore) -> None:
-        """Drop the points whose time has come, and look after the store: beside the taking of points, as shipping."""
-        points = self._points
-        if not points:
+    def _prune(self, store: MachineStore) -> None:
+        if not self._points:
             return
         taken_back = self.spec.untagged
-        kept = [replace(point, tags=()) if str(point.id) in taken_back else point for point in points]
-        drop = points_to_prune(kept, datetime.now(UTC), self.spec.retention)
-        thin = bool(drop) and time.monotonic() >= self._next_thin
-        if thin:
+        points = [replace(point, tags=()) if str(point.id) in taken_back else point for point in self._points]
+        shared = self._barrier.shared(self.spec.item) if self._barrier is not None else ()
+        drop = points_to_prune(points, datetime.now(UTC), self.spec.retention, shared=shared)
+        if drop and time.monotonic() >= self._next_thin:
             self._next_thin = time.monotonic() + THIN_EVERY
-        timeline, head = self.spec.timeline, points[-1].id.number
-
-        def work() -> list[PointInfo] | None:
-            left = None
-            if thin:
-                store.expire(timeline, [point.number for point in drop])
-                left = store.points(timeline)
-            store.maintain(timeline, head)
-            return left
-
-        self._pruning = cycle.shipper.submit(work)
-        self._pruning.add_done_callback(lambda _: self._wake.set())
-
-    def _pruned(self) -> None:
-        """What came of dropping points. Raises Fenced."""
-        if self._pruning is None or not self._pruning.done():
-            return
-        pruning, self._pruning = self._pruning, None
-        try:
-            left = pruning.result()
-        except StoreUnavailable as error:
-            self._failed("error", error)  # points go on into the cache all the same
-            return
-        if left is not None:
-            known = left[-1].id.number if left else 0
-            # published meanwhile
-            self._points = [*left, *(point for point in self._points or [] if point.id.number > known)]
+            store.expire(self.spec.timeline, [point.number for point in drop])
+            self._points = store.points(self.spec.timeline)
             self._say("replicating", force=True, points=True)
+        if self._points:
+            store.maintain(self.spec.timeline, self._points[-1].id.number)
 
     # ── requests and reports ────────────────────────────────────────────────────────────────────────────────────
 
@@ -400,11 +407,6 @@ class Replication:
         """Whoever asks just when the loop ends must not wait for an answer that nobody gives."""
         if self._ended.is_set():
             self._refuse_requests(_STOPPED)
-
-    def _refuse_unanswered(self, error: BaseException) -> None:
-        """Of those whose point is taken: it may still be published later."""
-        while self._unanswered:
-            self._unanswered.pop(0)[1].answer.set_exception(error)
 
     def _refuse_requests(self, error: BaseException) -> None:
         while request := self._next_request():
@@ -441,7 +443,10 @@ class Replication:
             "error": self._error.to_json() if self._error else None,
             "crossed": self._crossing.to_json(),
             "found_by": self._found_by,
+            "round": self._round,
         }
+        if self._barrier is not None and self._points is not None:
+            self._barrier.knows(self.spec.item, self._points)
         if points and self._points is not None:
             report["points"] = [point.to_json() for point in self._points]
         self._report(report)
