@@ -24,6 +24,7 @@ from homeport.domain.units import MINUTE, KiB, MiB
 from homeport.servers import store_probe, vault_backup
 from homeport.servers.crossing import Crossing
 from homeport.servers.durable import write_durably
+from homeport.servers.group_barrier import Groups
 from homeport.servers.hydration_plan import HydrationPlan
 from homeport.servers.imports import import_base
 from homeport.servers.local_machine import LocalMachine, disk_views, without_disks
@@ -85,6 +86,7 @@ class SiteWork:
         self._hydration = HydrationPlan()
         self._replications: dict[str, Replication] = {}
         self._crossings: dict[str, Crossing] = {}
+        self._groups = Groups()
         self._lock = threading.RLock()
         self._ending = threading.Event()
         self._report: Callable[[dict[str, Any]], None] = lambda report: None
@@ -219,7 +221,8 @@ class SiteWork:
             write_durably(cache / "replicate.json", json.dumps(params).encode())
             machine = LocalMachine(self._site, spec.vm, cache / "scratch", exclude=spec.exclude)
             crossing = self._crossings.setdefault(spec.item, Crossing())
-            replication = Replication(spec, machine, self._objects, cache, self._owner, self._report, crossing)
+            barrier = self._groups.of(spec.group) if spec.group else None
+            replication = Replication(spec, machine, self._objects, cache, self._owner, self._report, crossing, barrier)
             self._replications[spec.item] = replication
             replication.start()
             return replication
@@ -289,7 +292,7 @@ class SiteWork:
             raise NotReplicating(f"nothing is replicated from {self.name} for this item")
         timeout = float(params.get("timeout", 2 * MINUTE))
         try:
-            outcome: Final = replication.finish(timeout, timeout + 10 * MINUTE)
+            outcome: Final = replication.finish(timeout, timeout + 10 * MINUTE, params.get("group_mark"))
         except (HomeportError, TimeoutError, OSError) as error:
             log.warning("planned stop", item=item, error=repr(error))
             head = replication.head
