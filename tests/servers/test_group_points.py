@@ -256,14 +256,3 @@ def test_what_is_asked_of_one_machine_is_of_it_alone(pair: Pair) -> None:
     assert taken.notes == []
     before = len(pair.rounds())
     until(lambda: len(pair.rounds()) > before)
-
-
-def test_the_last_points_of_a_group_that_is_stopped_are_a_round(pair: Pair) -> None:
-    loops = [pair.begin(number, lambda qmp: NothingRuns()) for number in (0, 1)]
-    until(lambda: pair.rounds())
-    mark = "g/00000000000000ff"
-    finals = [loop.finish(1, 30, mark) for loop in loops]
-    assert all(final.complete for final in finals)
-    newest = common("g", dict(zip(NAMES, (pair.points(0), pair.points(1)), strict=True)))[0]
-    assert newest.round == "00000000000000ff"
-    assert list(newest.points.values()) == [final.point for final in finals]

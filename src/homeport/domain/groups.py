@@ -28,7 +28,7 @@ MULTI_VM = frozenset({PointKind.LATEST_MULTI_VM, PointKind.LATEST_MULTI_VM_APP_C
 """Kinds of points that only a group has."""
 
 _ROUND = re.compile(r"[0-9a-f]{16}")
-_FINAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}/[0-9a-f]{16}")
+_MARK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}/[0-9a-f]{16}")
 _SHOWN = 8
 
 
@@ -79,8 +79,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Common:
-    """A round that all members have. ``points``: by member; ``time``: the instant, UTC (of the latest, where a round is
-    made of machines that were stopped one after the other)."""
+    """A round that all members have. ``points``: by member; ``time``: the instant, UTC."""
 
     round: str
     time: datetime
@@ -99,7 +98,7 @@ def mark(group: str, round_id: str) -> str:
 
 
 def is_mark(text: object) -> bool:
-    return isinstance(text, str) and _FINAL.fullmatch(text) is not None
+    return isinstance(text, str) and _MARK.fullmatch(text) is not None
 
 
 def is_round(text: str) -> bool:
@@ -206,7 +205,7 @@ def common(group: str, members: Mapping[str, Sequence[PointInfo]]) -> list[Commo
         result.append(
             Common(
                 round_id,
-                max(point.time for point in points.values()),
+                next(iter(points.values())).time,
                 Consistency.APP if app else Consistency.CRASH,
                 {name: point.id for name, point in points.items()},
             )

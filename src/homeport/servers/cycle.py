@@ -212,11 +212,9 @@ class Cycle:
         consistency: Consistency = Consistency.CRASH,
         tags: tuple[str, ...] = (),
         attendance: Attendance | None = None,
-        group: str | None = None,
     ) -> Taken:
         """Take a point and hand it to the cache. ``attendance``: at the round of the machine's group, whose instant the
-        point shall be of; ``group``: the mark that it bears where it is the last of all. Raises SourceError; the
-        changes are put back then."""
+        point shall be of. Raises SourceError; the changes are put back then."""
         if len(self._pending) >= SPOOL_LIMIT:
             raise StoreUnavailable(
                 f"{len(self._pending)} points wait in the cache for the recovery store",
@@ -231,10 +229,9 @@ class Cycle:
             view = self._source.begin_point(
                 point, base, consistency, incarnation=self._incarnation_of(base, reader), cut=attendance
             )
-        if attendance:
-            group = attendance.mark
-            if attendance.trouble:
-                view = replace(view, notes=(*view.notes, f"not of one instant with its group: {attendance.trouble}"))
+        group = attendance.mark if attendance else None
+        if attendance and attendance.trouble:
+            view = replace(view, notes=(*view.notes, f"not of one instant with its group: {attendance.trouble}"))
         try:
             spooled, found_by, complete = self._build(view, head, base, reader, tags, group)
         except BaseException:

@@ -115,7 +115,7 @@ class Replication:
         self._wake = threading.Event()
         self._ended = threading.Event()
         self._requests: list[_Request] = []
-        self._final: tuple[float, str | None, Future[Final]] | None = None
+        self._final: tuple[float, Future[Final]] | None = None
         self._resync = threading.Event()
         self._lock = threading.Lock()
         self._phase = "starting"
@@ -170,12 +170,11 @@ class Replication:
         self._refuse_if_ended()
         return request.answer.result(timeout)
 
-    def finish(self, shutdown_timeout: float, timeout: float, mark: str | None = None) -> Final:
-        """The planned stop: guest shut down, last changes published, process ended, loop ended. ``mark``: of the last
-        round of a group that is stopped as a whole. Raises TimeoutError when nothing has moved for ``timeout``
-        seconds."""
+    def finish(self, shutdown_timeout: float, timeout: float) -> Final:
+        """The planned stop: guest shut down, last changes published, process ended, loop ended. Raises TimeoutError
+        when nothing has moved for ``timeout`` seconds."""
         answer: Future[Final] = Future()
-        self._final = (shutdown_timeout, mark, answer)
+        self._final = (shutdown_timeout, answer)
         self._wake.set()
         self._refuse_if_ended()
         while True:
@@ -347,7 +346,7 @@ class Replication:
 
     def _finish(self, cycle: Cycle, store: MachineStore) -> None:
         assert self._final is not None
-        shutdown_timeout, mark, answer = self._final
+        shutdown_timeout, answer = self._final
         try:
             notes = []
             if not self._machine.quiesce(shutdown_timeout):
@@ -356,7 +355,7 @@ class Replication:
                     "taken, and powered off"
                 )
             cycle.ship()
-            taken = cycle.take_point(tags=("final",), group=mark)
+            taken = cycle.take_point(tags=("final",))
             cycle.ship()
             self._head = taken.point
             final = Final(taken.point, True, notes + taken.notes)
@@ -397,8 +396,8 @@ class Replication:
     def _refuse_requests(self, error: BaseException) -> None:
         while request := self._next_request():
             request.answer.set_exception(error)
-        if self._final is not None and not self._final[-1].done():
-            self._final[-1].set_exception(error)
+        if self._final is not None and not self._final[1].done():
+            self._final[1].set_exception(error)
             self._final = None
 
     def _look(self, phase: str, done: int, total: int) -> None:

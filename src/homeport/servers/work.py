@@ -292,7 +292,7 @@ class SiteWork:
             raise NotReplicating(f"nothing is replicated from {self.name} for this item")
         timeout = float(params.get("timeout", 2 * MINUTE))
         try:
-            outcome: Final = replication.finish(timeout, timeout + 10 * MINUTE, params.get("group_mark"))
+            outcome: Final = replication.finish(timeout, timeout + 10 * MINUTE)
         except (HomeportError, TimeoutError, OSError) as error:
             log.warning("planned stop", item=item, error=repr(error))
             head = replication.head

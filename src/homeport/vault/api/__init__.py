@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from homeport import __version__
-from homeport.vault.api import agents, checks, errors, events, items, jobs, operations, policies, sites, vault
+from homeport.vault.api import agents, checks, errors, events, groups, items, jobs, operations, policies, sites, vault
 from homeport.vault.api.auth import BearerToken
 from homeport.vault.api.etags import EntityTags
 from homeport.vault.api.idempotency import IdempotencyKeys
@@ -23,7 +23,7 @@ def create_api(core: Core) -> FastAPI:
         responses={"default": errors.DESCRIBED},
     )
     api.state.core = core
-    for part in (vault, sites, policies, items, checks, operations, jobs, events, agents):
+    for part in (vault, sites, policies, items, groups, checks, operations, jobs, events, agents):
         api.include_router(part.router)
     errors.install(api)
     api.add_middleware(EntityTags)
