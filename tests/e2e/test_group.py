@@ -74,6 +74,7 @@ def test_two_machines_fail_over_to_one_instant_and_come_to_their_last_state(worl
         assert world.machine("b", name).extra["origin"]["point"] == chosen["points"][name]
 
 
+@pytest.mark.slow
 def test_machines_that_shut_down_are_failed_over_with_their_last_writes(world: GroupWorld) -> None:
     world.until(world.common, 30, "a common point")
     for name in MACHINES:

@@ -21,7 +21,7 @@ from homeport.sources.hold import NODE, NothingRuns, QemuHold
 from tests.servers.bucket import read_point
 from tests.servers.test_group_points import ROUNDS, Pair, in_order, uneven_switches, until
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.timeout(240)]
 
 _SETUP = (
     "fa 31c0 8ed8 8ec0 8ed0 bc007c fb"  # ds = es = ss = 0; sp = 0x7c00
