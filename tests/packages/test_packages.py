@@ -18,7 +18,7 @@ from packages.deb import PYTHON, build_deb
 from packages.source import ROOT
 from packages.wheel import build_wheel
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("packages")]
 
 
 def run(*words: str | Path, **more: str) -> str:
