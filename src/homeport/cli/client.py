@@ -17,6 +17,7 @@ import httpx
 
 from homeport.cli.api import DeletedItem, Event, Findings, Item, Job, Limits, Machine, Point, Policy, Site, VaultInfo
 from homeport.cli.errors import BadAnswer, TokenUnreadable, VaultFailing, VaultNotRunning, VaultRefused
+from homeport.cli.speech import language
 
 ANSWER_WITHIN = 60.0
 """Seconds the vault may take for an answer, beyond the time it was asked to wait: it may ask a site first."""
@@ -62,7 +63,7 @@ class VaultClient:
         self._found_in = found_in
         self._http = httpx.Client(
             base_url=url,
-            headers={"Authorization": f"Bearer {token}"},
+            headers={"Authorization": f"Bearer {token}", "Accept-Language": language()},
             trust_env=found_in is None,
         )
 

@@ -9,6 +9,7 @@ from homeport.vault.api import agents, checks, errors, events, items, jobs, oper
 from homeport.vault.api.auth import BearerToken
 from homeport.vault.api.etags import EntityTags
 from homeport.vault.api.idempotency import IdempotencyKeys
+from homeport.vault.api.language import Languages
 from homeport.vault.core import Core
 
 
@@ -29,4 +30,5 @@ def create_api(core: Core) -> FastAPI:
     api.add_middleware(EntityTags)
     api.add_middleware(IdempotencyKeys, core=core)
     api.add_middleware(BearerToken, secrets=core.secrets)
+    api.add_middleware(Languages)
     return api

@@ -16,7 +16,7 @@ class Unauthorized(HomeportError):
 
 
 class BearerToken:
-    """Outermost: nothing of a request is looked at before its token."""
+    """Nothing of a request is looked at before its token, but for the language to answer in."""
 
     def __init__(self, app: ASGIApp, secrets: Secrets) -> None:
         self.app = app
