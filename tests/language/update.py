@@ -73,7 +73,7 @@ def faults(translated: dict[Key, str], asked: dict[Key, list[str]]) -> list[str]
 
 def write(language: str, translated: dict[Key, str], asked: dict[Key, list[str]]) -> None:
     path = place(language)
-    head = path.read_text().split("\n\n", 1)[0] + "\n\n"
+    head = path.read_text(encoding="utf-8").split("\n\n", 1)[0] + "\n\n"
     catalog = Catalog(locale=language)
     for (message, context), text in translated.items():
         flags = ["python-brace-format"] if Template(message).holes else []
@@ -81,7 +81,7 @@ def write(language: str, translated: dict[Key, str], asked: dict[Key, list[str]]
         catalog.add(message, text, files, flags, context=context)
     buffer = io.BytesIO()
     write_po(buffer, catalog, width=WIDTH, omit_header=True, include_lineno=False)
-    path.write_text(head + buffer.getvalue().decode().lstrip("\n"))
+    path.write_text(head + buffer.getvalue().decode().lstrip("\n"), encoding="utf-8")
 
 
 def _text(value: str | list[str] | tuple[str, ...] | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from homeport.language.catalogue import Catalogue, catalogue
@@ -52,10 +53,6 @@ class Translator:
                 return found
         return word
 
-    def whole(self, text: str) -> str | None:
-        """The translation of a text that one message made; None where there is none."""
-        return self._whole(text, DEEPEST)
-
     def fill(self, message: str, **values: str) -> str:
         """A message that is asked for by itself, and never looked for in a text: ``{done} of {total}`` fits a lot."""
         return Template(self.word(message, OWN)).fill(values)
@@ -77,28 +74,42 @@ class Translator:
 
     def _pieces(self, text: str, depth: int) -> str:
         core = text.strip()
-        if not core or (text.isascii() and not any(map(str.isalpha, text))):
+        if not any(map(str.isalpha, core)):
             return text
-        if (found := self._whole(core, depth)) is not None:
-            return text.replace(core, found, 1)
-        if core.endswith(_GOES_ON):
-            return text.replace(core, self._pieces(core.removesuffix(_GOES_ON), depth) + _GOES_ON, 1)
-        for split, join in _WAYS:
-            parts = split(core)
+        told = self._whole(core, depth)
+        if told is None:
+            told = self._apart(core, depth)
+        return text if told is None else text.replace(core, told, 1)
+
+    def _whole(self, text: str, depth: int) -> str | None:
+        """A text of one message; of two that fit, one in whose holes no sentence ends."""
+        if (found := self._messages.texts.get(text)) is not None:
+            return found
+        loose: str | None = None
+        for template, translation in self._messages.templates:
+            values = template.match(text)
+            if values is None:
+                continue
+            if not any(map(_SENTENCE.search, values.values())):
+                return self._filled(translation, values, depth)
+            if loose is None:
+                loose = self._apart(text, depth, _TEXTS) or self._filled(translation, values, depth)
+        return loose
+
+    def _apart(self, text: str, depth: int, ways: Sequence[_Way] | None = None) -> str | None:
+        """A text of several messages; None where no piece of it is known."""
+        if text.endswith(_GOES_ON):
+            return self._pieces(text.removesuffix(_GOES_ON), depth) + _GOES_ON
+        for split, join in _WAYS if ways is None else ways:
+            parts = split(text)
             if len(parts) > 1:
                 told = [self._pieces(part, depth) for part in parts]
                 if told != parts:
-                    return text.replace(core, join(told), 1)
-        return text
-
-    def _whole(self, text: str, depth: int) -> str | None:
-        if (found := self._messages.texts.get(text)) is not None:
-            return found
-        for template, translation in self._messages.templates:
-            values = template.match(text)
-            if values is not None:
-                return translation.fill({hole: self._value(hole, value, depth - 1) for hole, value in values.items()})
+                    return join(told)
         return None
+
+    def _filled(self, translation: Template, values: dict[str, str], depth: int) -> str:
+        return translation.fill({hole: self._value(hole, value, depth - 1) for hole, value in values.items()})
 
     def _value(self, hole: str, value: str, depth: int) -> str:
         """What stands in a hole: a word of the vocabulary that the hole is named after, or a text of its own."""
@@ -119,9 +130,13 @@ def _sentences(told: list[str]) -> str:
     return joined
 
 
-_WAYS = (
+_Way = tuple[Callable[[str], list[str]], Callable[[list[str]], str]]
+_TEXTS: tuple[_Way, ...] = (
     (lambda text: text.split("\n"), "\n".join),
     (_SENTENCE.split, _sentences),
+)
+_WAYS: tuple[_Way, ...] = (
+    *_TEXTS,
     (lambda text: text.split("; "), "; ".join),
     (lambda text: text.split(": ", 1), ": ".join),
 )
