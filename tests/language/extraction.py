@@ -41,6 +41,7 @@ VOCABULARIES: dict[str, tuple[str, ...] | type[StrEnum]] = {
     "phase": ("starting", "seeding", "reading", "replicating", "resyncing", "stopped"),
     "action": ("auto-commit", "auto-rollback"),
     "unit": ("d", "h", "min", "s"),
+    "fact": ("Cpus", "Clock", "Free disk", "Free memory", "Host", "Received", "Total memory"),
     "field": ("error", "warning", "note", "none", "any", "yes", "no", "off"),
     "term": (
         "vault",
@@ -238,7 +239,7 @@ class _Finder(ast.NodeVisitor):
             return
         if name == "JobType":
             arguments = arguments[1:]
-        if name == "add_row" and arguments:
+        if name in ("add_row", "row") and arguments:
             self._in(arguments[0], single=True)
             arguments = arguments[1:]
         for argument in arguments:

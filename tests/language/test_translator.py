@@ -25,7 +25,9 @@ def test_an_error_as_the_rules_raise_it() -> None:
     assert told["cause"].startswith(
         "アイテムの状態が テスト フェールオーバーのクリーンアップ待ち の間、フェールオーバー は許可されません。"
     )
-    assert told["remedy"] == "先にテスト フェールオーバーをクリーンアップしてください: `homeport cleanup ITEM`。"
+    assert told["remedy"] == (
+        "先にテスト フェールオーバーをクリーンアップしてください: `homeport cleanup ITEM`。現在許可されている操作: cleanup。"
+    )
     assert PointNotAvailable.remedy != JA.text(PointNotAvailable.remedy)
 
 

@@ -13,6 +13,7 @@ from homeport.language.template import Template
 DEEPEST = 3
 """How far a text in a hole of a text is looked into."""
 
+_AFTERTHOUGHT = re.compile(r" (?=\([^()]*\)$)")
 _GOES_ON = " ..."
 _SENTENCE = re.compile(r"(?<=[.!?]) +(?=[\"'(]?[A-Z])")
 OWN = "own"
@@ -103,7 +104,7 @@ class Translator:
         for split, join in _WAYS if ways is None else ways:
             parts = split(text)
             if len(parts) > 1:
-                told = [self._pieces(part, depth) for part in parts]
+                told = [self._pieces(part, depth) if " " in part else part for part in parts]  # a word may be a name
                 if told != parts:
                     return join(told)
         return None
@@ -139,6 +140,7 @@ _WAYS: tuple[_Way, ...] = (
     *_TEXTS,
     (lambda text: text.split("; "), "; ".join),
     (lambda text: text.split(": ", 1), ": ".join),
+    (_AFTERTHOUGHT.split, " ".join),
 )
 """How a text that several messages made is taken apart, and put together again."""
 
