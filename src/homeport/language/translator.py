@@ -34,7 +34,7 @@ _CONTEXTS = {
 }
 """By a hole's name, whose words may stand in it."""
 
-_WRITTEN = frozenset({"name", "item_name", "comment", "notes", "label", "path", "id"})
+_WRITTEN = frozenset({"name", "item_name", "comment", "notes", "notes_of_test", "label", "path", "id"})
 _WRITTEN_LISTS = frozenset({"tags"})
 """Keys whose values people wrote, or that name something. Notes that are a list are the sites'."""
 
