@@ -21,6 +21,7 @@ from homeport.domain.machines import Power
 from homeport.domain.points import PointId
 from homeport.domain.units import BLOCK, MiB
 from homeport.servers.work import NotReplicating, SiteWork, StaleWork
+from homeport.servers.work.kinds import PARTS
 from homeport.sites.interface import StartOptions
 from homeport.sites.qemu import QemuSite
 from homeport.store import MachineStore, open_objects
@@ -91,7 +92,7 @@ class Place:
         for machine in self.site.machines():
             self.site.delete(machine.name)
         for folder in (self.own / "points").glob("*"):
-            self.work._services.end(folder.name)
+            self.work.provider.services.end(folder.name)
 
 
 @pytest.fixture
@@ -180,12 +181,13 @@ def test_a_changed_policy_reaches_a_replication_that_runs_and_begins_none(place:
         return place.work.carry_out("renew-replication", {"item": "item", "timeline": T1, **changes}, quiet)
 
     assert told(interval=1, policy_at="2026-01-01") == {"renewed": False}
-    assert "item" not in place.work._replications
+    with pytest.raises(NotReplicating):
+        place.work.process_server.running("item")
     place.site.start("disks", StartOptions())
     place.replicate()
     place.do("take-point", consistency="crash-consistent")
     assert told(interval=1, app_consistent=0, retention=60, policy_at="2026-01-02") == {"renewed": True}
-    running = place.work._replications["item"]
+    running = place.work.process_server.running("item")
     assert (running.spec.interval, running.spec.retention) == (1, 60)
     before = running.head
     deadline = time.monotonic() + 30
@@ -370,3 +372,10 @@ def test_dropping_points_leaves_what_is_needed(place: Place) -> None:
     with contextlib.closing(of_copy(place)) as client:
         assert client.read(0, client.size) == read_point(place.store, PointId.parse(point))["disk0"]
     assert read_point(place.store, PointId.parse(points[-1]))["disk0"] == place.disk()
+
+
+def test_every_kind_of_work_has_roles_that_do_it(place: Place) -> None:
+    """The table that says who does what, which servers apart go by, against what each role can."""
+    roles = (place.work.provider, place.work.store, place.work.process_server, place.work.master_target)
+    told = {(part.role, part.kind) for parts in PARTS.values() for part in parts}
+    assert told == {(role.role, kind) for role in roles for kind in role.kinds}

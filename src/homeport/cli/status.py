@@ -155,6 +155,9 @@ def draw_item(item: Item, job: Job | None) -> RenderableType:
         shown.add_row("", coloured(_reason(error), "red"))
     if crossed := state.get("crossed"):
         shown.add_row("Crossed", _crossed(crossed))
+    tagged = item.get("tagged_points") or {}
+    if tagged.get("count"):
+        shown.add_row("Tagged points", _tagged(tagged))
     if test := item.get("test"):
         shown.add_row("Test machine", _test(test))
     if item.get("recovery_machine"):
@@ -170,6 +173,12 @@ def draw_item(item: Item, job: Job | None) -> RenderableType:
         shown.add_row("Job", coloured(f"{running(job)} ({job['id']})", "cyan"))
     shown.add_row("You can now", ", ".join(item.get("allowed_operations") or []) or "wait for the running job")
     return shown
+
+
+def _tagged(tagged: dict[str, Any]) -> str:
+    past, size = tagged.get("past_retention"), show_size(tagged.get("stored_bytes"))
+    kept = fill("{count} past retention", count=str(past)) if past else ""
+    return ", ".join(part for part in (str(tagged["count"]), kept, size) if part)
 
 
 def _crossed(crossed: dict[str, Any]) -> str:

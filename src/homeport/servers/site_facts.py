@@ -17,11 +17,6 @@ _SECONDS = 5.0
 """A cloud's client tries for minutes; a check wants to know whether the store answers now."""
 
 
-def drives(folder: Path) -> dict[str, Any]:
-    """``folder``: the servers' own at the site; what is below it lies there unless a drive is mounted at it."""
-    return {"cache": drive(folder / "cache"), "retention": drive(folder / "retention"), "folder": drive(folder.parent)}
-
-
 def drive(folder: Path) -> dict[str, Any]:
     """The volume under a folder, be it there yet or not; an empty answer where nothing can be told."""
     place = folder

@@ -1,0 +1,221 @@
+"""Replication from this site, and the door to this site's store for the process servers of others."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from homeport.domain.errors import HomeportError
+from homeport.domain.machines import Power
+from homeport.domain.points import Consistency
+from homeport.domain.units import MINUTE
+from homeport.servers.crossing import Crossing
+from homeport.servers.durable import write_durably
+from homeport.servers.local_machine import LocalMachine
+from homeport.servers.object_gateway import ObjectGateway
+from homeport.servers.replication import Final, Replication
+from homeport.servers.replication_spec import ReplicationSpec
+from homeport.servers.site_facts import drive
+from homeport.servers.work.errors import NotReplicating
+from homeport.servers.work.kinds import Role
+from homeport.servers.work.site_context import Handler, Params, Progress, Result, SiteContext, text_of
+
+log = structlog.get_logger(__name__)
+
+
+class ProcessServerWork:
+    """One :class:`Replication` per item, each with its folder in the cache; and the object gateway."""
+
+    role = Role.PROCESS_SERVER
+
+    def __init__(self, context: SiteContext) -> None:
+        self.name = context.name
+        self._context = context
+        self._site = context.site
+        self._gateway = self._open_gateway()
+        self._replications: dict[str, Replication] = {}
+        self._crossings: dict[str, Crossing] = {}
+        self._lock = threading.RLock()
+        self._report: Callable[[dict[str, Any]], None] = lambda report: None
+        self.kinds: dict[str, Handler] = {
+            "replicate": self._replicate,
+            "renew-replication": self._renew_replication,
+            "stop-replication": self._stop_replication,
+            "take-point": self._take_point,
+            "resync": self._resync,
+            "planned-stop": self._planned_stop,
+            "forget-stop": self._forget_stop,
+            "forget-replication": self._forget_replication,
+        }
+
+    def connect(self, report: Callable[[dict[str, Any]], None]) -> None:
+        self._report = report
+
+    def gateway(self) -> dict[str, str]:
+        return {"url": self._gateway.url, "token": self._token()}
+
+    def facts(self) -> dict[str, Any]:
+        return {"cache": drive(self._context.folder / "cache")}
+
+    def resume(self, replications: list[Params]) -> None:
+        for params in replications:
+            self._start_replication(params)
+
+    def stop(self) -> None:
+        with self._lock:
+            running = list(self._replications.values())
+        for replication in running:
+            replication.stop(timeout=10)
+        self._gateway.close()
+
+    def _replicate(self, params: Params, progress: Progress) -> Result:
+        self._context.cache(params["item"], params["timeline"]).joinpath("final.json").unlink(missing_ok=True)
+        self._start_replication(params)
+        return {}
+
+    def _start_replication(self, params: Params) -> Replication:
+        spec = ReplicationSpec.from_json(params)
+        with self._lock:
+            running = self._replications.get(spec.item)
+            if running is not None and running.alive and running.spec.timeline == spec.timeline:
+                running.renew(params)
+                return running
+        if running is not None:
+            running.stop()
+        with self._lock:
+            cache = self._context.cache(spec.item, spec.timeline)
+            write_durably(cache / "replicate.json", json.dumps(params).encode())
+            machine = LocalMachine(self._site, spec.vm, cache / "scratch", exclude=spec.exclude)
+            crossing = self._crossings.setdefault(spec.item, Crossing())
+            replication = Replication(spec, machine, self._context.objects, cache, self.name, self._report, crossing)
+            self._replications[spec.item] = replication
+            replication.start()
+            return replication
+
+    def _renew_replication(self, params: Params, progress: Progress) -> Result:
+        """The item's policy changed. Where nothing replicates nothing begins: who begins is told the policy then."""
+        with self._lock:
+            running = self._replications.get(params["item"])
+        if running is None or not running.alive or running.spec.timeline != params["timeline"]:
+            return {"renewed": False}
+        running.renew(params)
+        return {"renewed": True}
+
+    def running(self, item: str) -> Replication:
+        """Raises NotReplicating."""
+        with self._lock:
+            replication = self._replications.get(item)
+        if replication is None or not replication.alive:
+            raise NotReplicating(f"nothing is replicated from {self.name} for this item")
+        return replication
+
+    def _stop_replication(self, params: Params, progress: Progress) -> Result:
+        with self._lock:
+            replication = self._replications.pop(params["item"], None)
+        if replication is None:
+            return {"head": None}
+        replication.stop()
+        return {"head": text_of(replication.head)}
+
+    def _take_point(self, params: Params, progress: Progress) -> Result:
+        replication = self.running(params["item"])
+        tags = (params["tag"],) if params.get("tag") else ()
+        timeout = float(params.get("timeout", 5 * MINUTE))
+        try:
+            taken = replication.take_point(Consistency(params["consistency"]), tags, timeout)
+        except TimeoutError as error:
+            raise HomeportError(
+                f"no point was taken within {timeout:.0f} s: replication is busy",
+                code="replication.busy",
+                remedy="See `homeport status ITEM` for what it does; the point is taken when it is done.",
+            ) from error
+        return {
+            "point": str(taken.point),
+            "consistency": str(taken.consistency),
+            "notes": taken.notes,
+            "found_by": taken.found_by,
+            "logical_bytes": taken.logical_bytes,
+        }
+
+    def _resync(self, params: Params, progress: Progress) -> Result:
+        self.running(params["item"]).resync()
+        return {}
+
+    def _planned_stop(self, params: Params, progress: Progress) -> Result:
+        item = params["item"]
+        cache = self._newest_cache(item)
+        final = cache / "final.json" if cache else None
+        if final and final.exists() and self._site.machine(params["vm"]).power is Power.OFF:
+            self._stay_off(params["vm"])
+            self._stop_replication(params, progress)
+            result: Result = json.loads(final.read_bytes())
+            return result
+        with self._lock:
+            replication = self._replications.get(item)
+        if (replication is None or not replication.alive) and cache and (cache / "replicate.json").exists():
+            replication = self._start_replication(json.loads((cache / "replicate.json").read_bytes()))
+        if replication is None:
+            raise NotReplicating(f"nothing is replicated from {self.name} for this item")
+        timeout = float(params.get("timeout", 2 * MINUTE))
+        try:
+            outcome: Final = replication.finish(timeout, timeout + 10 * MINUTE)
+        except (HomeportError, TimeoutError, OSError) as error:
+            log.warning("planned stop", item=item, error=repr(error))
+            head = replication.head
+            replication.stop(timeout=MINUTE)
+            outcome = Final(head, False, [f"the last changes could not be taken: {error or 'nothing moved any more'}"])
+            self._stay_off(params["vm"])
+            if cache:  # asked again, there is no machine left that could tell
+                write_durably(cache / "final.json", json.dumps(outcome.to_json()).encode())
+        with self._lock:
+            self._replications.pop(item, None)
+        replication.stop()
+        self._stay_off(params["vm"])
+        return outcome.to_json()
+
+    def _stay_off(self, vm: str) -> None:
+        """What was stopped for a failover must not come up again beside the machine that goes on elsewhere."""
+        self._site.fence(vm, "it was stopped for a failover")
+        self._site.power_off(vm)
+
+    def _forget_stop(self, params: Params, progress: Progress) -> Result:
+        """The machine runs again: what an earlier planned stop left is history."""
+        for final in (self._context.folder / "cache" / params["item"]).glob("*/final.json"):
+            final.unlink()
+        return {}
+
+    def _forget_replication(self, params: Params, progress: Progress) -> Result:
+        self._stop_replication(params, progress)
+        cache = self._context.folder / "cache"
+        shutil.rmtree(cache / params["item"], ignore_errors=True)
+        if params.get("remove_tracking"):
+            LocalMachine(self._site, params["vm"], cache / "scratch").forget_tracking()
+        return {}
+
+    def _newest_cache(self, item: str) -> Path | None:
+        found = list((self._context.folder / "cache" / item).glob("*/replicate.json"))
+        return max(found, key=lambda path: path.stat().st_mtime_ns).parent if found else None
+
+    def _token(self) -> str:
+        return (self._context.folder / "gateway.token").read_text()
+
+    def _open_gateway(self) -> ObjectGateway:
+        token = self._context.folder / "gateway.token"
+        if not token.exists():
+            write_durably(token, secrets.token_urlsafe(32).encode())
+        remembered = self._context.folder / "gateway.port"
+        port = int(remembered.read_text()) if remembered.exists() else 0
+        try:
+            gateway = ObjectGateway(self._context.objects, token.read_text(), port=port)
+        except OSError:
+            gateway = ObjectGateway(self._context.objects, token.read_text())
+        write_durably(remembered, str(gateway.port).encode())
+        gateway.start()
+        return gateway

@@ -1,0 +1,78 @@
+"""What the roles of one site have in common: its machines, its recovery store, the folder of its servers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from homeport.domain.errors import HomeportError
+from homeport.domain.points import PointId
+from homeport.servers.durable import write_durably
+from homeport.servers.replication_spec import machine_key_of
+from homeport.servers.work.errors import StaleWork
+from homeport.sites.qemu import QemuSite
+from homeport.store.keys import VaultKey
+from homeport.store.objects import Objects
+from homeport.store.timeline import MachineStore
+
+Progress = Callable[..., None]
+Params = dict[str, Any]
+Result = dict[str, Any]
+Handler = Callable[[Params, Progress], Result]
+
+
+@dataclass
+class SiteContext:
+    """``folder``: the servers' own at the site; each role keeps to its part of it (``cache``, ``retention``, …).
+    ``objects``: the site's recovery store, at ``objects_url``. ``vault``: its key, where the role is told it."""
+
+    name: str
+    site: QemuSite
+    folder: Path
+    objects: Objects
+    objects_url: str
+    vault: VaultKey | None = None
+
+    def store(self, params: Params) -> MachineStore:
+        """The recovery store as the machine of ``params`` sees it."""
+        return MachineStore(self.objects, machine_key_of(params))
+
+    def joined(self) -> VaultKey:
+        """The vault's key, as the vault told it."""
+        if self.vault is None:
+            raise HomeportError("this site has not greeted its vault yet", code="site.not-joined")
+        return self.vault
+
+    def cache(self, item: str, timeline: str) -> Path:
+        return self.folder / "cache" / item / timeline
+
+
+class Fences:
+    """The newest fence number seen of each item; one that is older is refused, also after a restart."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+
+    def check(self, params: Params) -> None:
+        """Raises StaleWork."""
+        if "item" not in params or "fence" not in params:
+            return
+        path, fence = self._folder / params["item"], params["fence"]  # outlasts the item: work may come late
+        with self._lock:
+            seen = int(path.read_text()) if path.exists() else 0
+            if fence < seen:
+                raise StaleWork(f"work with fence {fence} arrived after {seen}")
+            if fence > seen:
+                write_durably(path, str(fence).encode())
+
+
+def optional_point(params: Params, name: str) -> PointId | None:
+    return PointId.parse(params[name]) if params.get(name) else None
+
+
+def text_of(point: PointId | None) -> str | None:
+    return str(point) if point else None
