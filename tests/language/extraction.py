@@ -86,8 +86,8 @@ FOREIGN = (
 )
 """What Typer says."""
 
-UNREAD = ("vault/migrations", "language/")
-"""Where nobody but programmers reads."""
+UNREAD = ("vault/migrations", "language/", "servers/serve/ports.py")
+"""Where nobody but programmers reads, or a page of docs/ is made."""
 NAMES = {"cli/lessons.py"}
 """Where all that is written is shown."""
 _LOGGERS = {"log", "_log", "logger", "logging", "warnings"}
@@ -114,12 +114,14 @@ _MARKUP = re.compile(r"\[/?[a-z ]+\]")
 _PROGRAMS = re.compile(
     r"PRAGMA |SELECT |INSERT |UPDATE |DELETE FROM|CREATE |NOTIFY |LISTEN |BEGIN |LOCK TABLE|SET LOCAL|ATTACH |VACUUM |"
     r"SET |READ COMMITTED|REPEATABLE READ|application/|no-cache|%Y|yyyy|^-|^# |LISTEN_PID|^[0-9a-f ]{60}|"
-    r"^qemu-(img|io) |^[A-Z][A-Za-z]+\("
+    r"^qemu-(img|io) |^[A-Z][A-Za-z]+\(|^\| |^#+ |^(GET|POST|PUT) [{/]|^Authorization: |^[A-Z]\w+=|\.(service|target) "
 )
 _COMMANDS = re.compile(r"(`?homeport( [\w…{}<>'\"/=+:?-]*[\w…}>'\"](\.\w+)?)+`?)|(`[a-z]+ [a-z]+ \{\w+\}`)")
 """Nothing but something to type."""
 LEAST_LETTERS = 4
 """Of a message with holes; fewer would be seen everywhere."""
+_INDENTED = re.compile(r"(?<=\S)\n {8,}(?=\S)")
+"""Lines of one paragraph, as they stand in the source."""
 IGNORED = {
     *("Cannot open root device", "No working init found", "Unable to mount root fs"),  # what a Linux guest says
     "homeport vault",  # in a file's head
@@ -318,7 +320,7 @@ def _message(parts: _Parts) -> str:
                 names[part] = f"{part.name}{alike + 1 if alike else ''}"
             told.append(f"{{{names[part]}}}")
             after_hole = True
-    return "".join(told).strip()
+    return _INDENTED.sub(" ", "".join(told).strip())
 
 
 def _variants(node: ast.expr) -> list[_Parts]:

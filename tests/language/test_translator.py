@@ -26,7 +26,8 @@ def test_an_error_as_the_rules_raise_it() -> None:
         "アイテムの状態が テスト フェールオーバーのクリーンアップ待ち の間、フェールオーバー は許可されません。"
     )
     assert told["remedy"] == (
-        "先にテスト フェールオーバーをクリーンアップしてください: `homeport cleanup ITEM`。現在許可されている操作: cleanup。"
+        "先にテスト フェールオーバーをクリーンアップしてください: `homeport cleanup ITEM`。"
+        "現在許可されている操作: cleanup。"
     )
     assert PointNotAvailable.remedy != JA.text(PointNotAvailable.remedy)
 

@@ -6,6 +6,7 @@ only a hole's name changed. Tells what has to be translated.
 
 from __future__ import annotations
 
+import argparse
 import io
 import sys
 from pathlib import Path
@@ -42,14 +43,20 @@ def wanted() -> dict[Key, list[str]]:
 
 def translations(language: str) -> dict[Key, str]:
     """Those of the catalogue as it is."""
-    with place(language).open("rb") as file:
+    return _translations(place(language), language)
+
+
+def _translations(path: Path, language: str) -> dict[Key, str]:
+    with path.open("rb") as file:
         catalog = read_po(file, locale=language)
     return {(_text(message.id), message.context): _text(message.string) for message in catalog if message.id}
 
 
 def updated(known: dict[Key, str], asked: dict[Key, list[str]]) -> dict[Key, str]:
     """The translations by the messages of now: "" where there is none yet."""
-    shapes = {_shape(message): (message, text) for (message, context), text in known.items() if context is None}
+    shapes = {
+        _shape(message): (message, text) for (message, context), text in known.items() if context is None and text
+    }
     found: dict[Key, str] = {}
     for message, context in asked:
         text = known.get((message, context), "")
@@ -104,11 +111,17 @@ def _renamed(text: str, before: tuple[str, ...], after: tuple[str, ...]) -> str:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/update-messages", description=__doc__)
+    parser.add_argument("--from", dest="more", type=Path, help="another catalogue to take what is missing from")
+    parser.add_argument("language", nargs="*", default=languages(), help="only these")
+    arguments = parser.parse_args()
     asked = wanted()
     status = 0
-    for language in languages():
+    for language in arguments.language:
         before = translations(language)
         now = updated(before, asked)
+        if arguments.more is not None:
+            now |= updated(_translations(arguments.more, language), {key: [] for key, text in now.items() if not text})
         write(language, now, asked)
         dropped = len(before.keys() - now.keys())
         missing = faults(now, asked)
