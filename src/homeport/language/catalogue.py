@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from importlib.resources import files
+from pathlib import Path
 
 from homeport.language.po import read
 from homeport.language.template import Template
 
 DOMAIN = "homeport"
+LOCALE = Path(__file__).parent.parent / "locale"
 
 
 class Catalogue:
@@ -39,7 +40,7 @@ class Catalogue:
 def catalogue(language: str) -> Catalogue:
     """Empty for English, and for a language that isn't spoken."""
     found = Catalogue()
-    place = files("homeport") / "locale" / language / "LC_MESSAGES" / f"{DOMAIN}.po"
+    place = LOCALE / language / "LC_MESSAGES" / f"{DOMAIN}.po"
     if not place.is_file():
         return found
     for message, translation, context in read(place.read_text(encoding="utf-8")):
