@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from homeport.cli import japanese_lines, speech
+from homeport.cli import consequences, japanese_lines, speech
 from tests.cli.conftest import Homeport
-from tests.cli.fake_vault import FakeVault, item
+from tests.cli.fake_vault import FakeVault, item, point
 
 PROBLEM = {
     "code": "source.machine-gone",
@@ -212,3 +214,41 @@ def test_lines_of_english_break_as_before() -> None:
     before = [str(line) for line in english.wrap(console, 20)]
     japanese_lines.allow()
     assert [str(line) for line in english.wrap(console, 20)] == before
+
+
+def test_what_an_operation_loses_or_ends_is_said_in_japanese_with_the_item_s_facts() -> None:
+    speech.speak("ja")
+    one: Any = item(
+        active_site="away",
+        recovery_machine={"name": "web1-r"},
+        failover_point="5f0c2d9a7b31e846/2",
+        test={"machine": "t"},
+    )
+    home: Any = item(rpo_seconds=4000.0)
+    points: Any = [point(1), point(3, offered_as=["latest"])]
+    said = [
+        *consequences.failover(home, points, "latest", True),
+        *consequences.failover(home, points, "latest", True, planned=True),
+        *consequences.failover(home, points, points[0]["id"], False),
+        *consequences.failover(home, [], "latest-processed", True),
+        *consequences.commit_policy(home, "auto-commit", 3600),
+        *consequences.commit_policy(home, "auto-rollback", 3600),
+        *consequences.undo(one),
+        *consequences.complete_migration(one),
+        *consequences.change_point(one, points, "latest"),
+        *consequences.commit(one),
+        *consequences.commit(one, erase_points=True),
+        *consequences.commit(item(state=consequences.ON_THE_WAY_HOME)),
+        *consequences.failback(one, points, "latest"),
+        *consequences.failback(one, points, points[0]["id"]),
+        *consequences.disable(one),
+        *consequences.disable(one, purge=True),
+        *consequences.cleanup(one),
+    ]
+    for line in said:
+        told = speech.told(line)
+        assert told.endswith(("。", "。)")) or "(homeport item list --deleted)。" in told, told
+        assert not re.search(r"\b(the|is|are|its|from|to|of|and|at)\b", told), told
+    first = speech.told(said[0])
+    assert first.startswith("web1 をフェールオーバーします: away で 最新の復旧ポイント (現在は ")
+    assert first.endswith(f"前) の {points[1]['id']}、クラッシュ整合性) から起動します。")
