@@ -39,6 +39,8 @@ VOCABULARIES: dict[str, tuple[str, ...] | type[StrEnum]] = {
     "operation": Operation,
     "job": tuple(STATUS),
     "phase": ("starting", "seeding", "reading", "replicating", "resyncing", "stopped"),
+    "role": ("vault", "configuration-server", "process-server", "master-target"),
+    "server": ("joining", "joined", "revoked"),
     "action": ("auto-commit", "auto-rollback"),
     "unit": ("d", "h", "min", "s"),
     "fact": ("Cpus", "Clock", "Free disk", "Free memory", "Host", "Received", "Total memory"),

@@ -11,13 +11,17 @@ from typer.core import TyperGroup
 
 from homeport.cli import (
     checks,
+    groups,
     items,
     jobs,
+    joining,
     lessons,
     operations,
     points,
     policies,
     protect,
+    serve,
+    servers,
     sites,
     status,
     store_commands,
@@ -29,8 +33,9 @@ from homeport.cli.spoken_help import in_our_words, spoken
 from homeport.domain.errors import HomeportError
 
 ORDER = (
-    *("up", "vault", "site", "machine", "policy"),
-    *("protect", "item", "point", "resync", "pause", "resume", "disable"),
+    *("up", "serve", "vault", "site", "configuration-server", "process-server", "master-target", "server"),
+    *("machine", "policy"),
+    *("protect", "item", "group", "point", "resync", "pause", "resume", "disable"),
     *("test-failover", "cleanup"),
     *("failover", "change-point", "commit", "undo", "complete-migration"),
     *("reprotect", "failback"),
@@ -87,7 +92,11 @@ def build() -> typer.Typer:
     ) -> None:
         """Options of `homeport` itself."""
 
-    for part in (up, vault, sites, policies, protect, items, operations, points, status, checks, jobs, store_commands):
+    parts = (
+        *(up, serve, vault, sites, joining, servers, policies, protect, items, groups),
+        *(operations, points, status, checks, jobs),
+    )
+    for part in (*parts, store_commands):
         part.register(app)
     return app
 

@@ -24,7 +24,8 @@ JOB_COLOURS = {
 
 
 VOCABULARIES: dict[str, tuple[str, ...]] = {
-    "State": ("state", "job"),
+    "State": ("state", "job", "server"),
+    "Role": ("role",),
     "Operation": ("operation",),
     "Health": ("health",),
     "Power": ("power",),

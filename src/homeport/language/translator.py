@@ -20,7 +20,7 @@ OWN = "own"
 """The context of messages that :meth:`Translator.fill` takes."""
 
 _CONTEXTS = {
-    "state": ("state", "job"),
+    "state": ("state", "job", "server"),
     "begun": ("state",),
     "before": ("state",),
     "status": ("job",),
@@ -30,6 +30,8 @@ _CONTEXTS = {
     "grade": ("health",),
     "power": ("power",),
     "phase": ("phase",),
+    "role": ("role",),
+    "duty": ("role",),
     "consistency": ("consistency",),
 }
 """By a hole's name, whose words may stand in it."""

@@ -14,11 +14,13 @@ from fastapi import FastAPI
 from sqlalchemy import URL, select
 
 from homeport.domain.errors import HomeportError
-from homeport.vault import checks, engines, operations, work
+from homeport.trust.identity import Identity
+from homeport.vault import checks, engines, operations, servers, work
 from homeport.vault import core as running
 from homeport.vault import workflows as _registered  # noqa: F401
 from homeport.vault.admission import Dispatcher
 from homeport.vault.api import create_api
+from homeport.vault.authority import Authority
 from homeport.vault.core import Core, Timeouts
 from homeport.vault.database import Database, Json, SettingRow, SiteRow
 from homeport.vault.instances import Instances
@@ -71,6 +73,13 @@ class Vault:
     def first_passphrase(self) -> str | None:
         """The recovery passphrase, in the start that made it only: to be shown once."""
         return self.core.secrets.first_passphrase
+
+    def identity(self, name: str, urls: list[str], hosts: list[str]) -> Identity:
+        """That of this instance, to serve :attr:`app` over TLS with (trust/asgi.py: tls_server, require_client False).
+        ``name``: of this instance among the servers; ``urls``: where servers reach the vault; ``hosts``: names and
+        addresses that its certificate shall bear. The vault renews it by itself while it runs."""
+        self.core.own = servers.own_identity(self.core, name, urls, hosts)
+        return self.core.own
 
     def sites(self) -> list[Json]:
         """{"name", "provider", "path", "store"} of each."""
@@ -158,13 +167,16 @@ def create_vault(
     signal = Signal()
     try:
         opened = Database(place, signal.notify)
+        secrets = _identity(opened, state)
         core = Core(
             state=state,
             database=opened,
-            secrets=_identity(opened, state),
+            secrets=secrets,
+            authority=Authority.open(opened, secrets),
             signal=signal,
             timeouts=timeouts or Timeouts(),
         )
+        servers.write_authority(core)
     except BaseException:
         os.close(lock)
         raise

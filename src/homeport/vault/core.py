@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from homeport.domain.errors import HomeportError
-from homeport.vault.database import Database
+from homeport.domain.servers import CERTIFICATE_LIFE
+from homeport.trust.identity import Identity
+from homeport.vault.authority import Authority
+from homeport.vault.database import Database, now
 from homeport.vault.liveness import Liveness
 from homeport.vault.secrets import Secrets
 from homeport.vault.signal import Signal
@@ -40,13 +44,21 @@ class Timeouts:
 
 @dataclass
 class Core:
+    """``clock``: the present instant, for what is valid for a time; ``certificate_life``: of what the authority
+    issues from now on."""
+
     state: Path
     database: Database
     secrets: Secrets
+    authority: Authority
     signal: Signal
     timeouts: Timeouts
     liveness: Liveness = field(default_factory=Liveness)
     site_listeners: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)
+    clock: Callable[[], datetime] = now
+    certificate_life: timedelta = CERTIFICATE_LIFE
+    own: Identity | None = None
+    """Of this instance, where it is served over TLS."""
 
 
 class NotRunning(HomeportError):

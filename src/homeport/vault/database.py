@@ -127,7 +127,8 @@ class ItemRow(Base):
 
     ``lineage``: the timelines whose points are offered, oldest first; the last one grows. ``timelines``: all that were
     ever made, by site. ``ties``: what one operation leaves for a later one (see items.py). ``target``: a
-    :class:`homeport.domain.target.Target`. ``purge_at``: of a removed item, when its points go; None: they have.
+    :class:`homeport.domain.target.Target`. ``group_name``: its replication group's (groups.py). ``purge_at``: of a
+    removed item, when its points go; None: they have.
     """
 
     __tablename__ = "items"
@@ -160,6 +161,7 @@ class ItemRow(Base):
     removed: Mapped[datetime | None]
     purge_at: Mapped[datetime | None]
     target: Mapped[Json] = mapped_column(default=dict, server_default="{}")
+    group_name: Mapped[str | None]
 
 
 class JobRow(Base):
@@ -284,6 +286,56 @@ class CheckRow(Base):
     at: Mapped[datetime | None]
     due: Mapped[datetime] = mapped_column(index=True)
     findings: Mapped[list[Json]] = mapped_column(default=list)
+
+
+class ServerRow(Base):
+    """A server of the vault, by its name. ``role``: a :class:`homeport.domain.servers.Role`; ``site``: empty for the
+    vault's own. ``state``: "joining" until its certificate was first shown, "joined", "revoked". ``key``: SHA-256 of
+    the public key that it joined with. ``removed``: the row stays for the log; a server of the same name takes it
+    over."""
+
+    __tablename__ = "servers"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    role: Mapped[str]
+    site: Mapped[str] = mapped_column(index=True)
+    state: Mapped[str]
+    key: Mapped[str]
+    version: Mapped[str | None]
+    created: Mapped[datetime] = mapped_column(default=now)
+    joined: Mapped[datetime | None]
+    last_seen: Mapped[datetime | None]
+    removed: Mapped[datetime | None]
+
+
+class CertificateRow(Base):
+    """A certificate that the authority issued. ``serial``: hex; ``key``: SHA-256 of its public key."""
+
+    __tablename__ = "certificates"
+    serial: Mapped[str] = mapped_column(primary_key=True)
+    server: Mapped[str] = mapped_column(ForeignKey("servers.name"), index=True)
+    uri: Mapped[str]
+    key: Mapped[str]
+    pem: Mapped[str]
+    not_before: Mapped[datetime]
+    not_after: Mapped[datetime]
+    revoked: Mapped[datetime | None] = mapped_column(index=True)
+    reason: Mapped[str | None]
+
+
+class RegistrationKeyRow(Base):
+    """A registration key that was given out. ``secret``: its SHA-256; ``key``: SHA-256 of the public key that used it;
+    ``used``: when that server was first heard of with its certificate."""
+
+    __tablename__ = "registration_keys"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    site: Mapped[str]
+    secret: Mapped[str]
+    replace: Mapped[bool] = mapped_column(default=False)
+    created: Mapped[datetime] = mapped_column(default=now)
+    expires: Mapped[datetime]
+    server: Mapped[str | None]
+    key: Mapped[str | None]
+    used: Mapped[datetime | None]
 
 
 class Database:

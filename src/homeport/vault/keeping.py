@@ -1,4 +1,5 @@
-"""A thread of the vault that keeps what a lost vault is made from again: daily backups, and descriptions of items."""
+"""A thread of the vault that keeps what a lost vault is made from again: daily backups, and descriptions of items; and
+that renews the certificate which this instance is served with."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from homeport.domain.errors import HomeportError
 from homeport.vault.backup import back_up_due
 from homeport.vault.core import Core
 from homeport.vault.descriptions import Descriptions
+from homeport.vault.servers import certify_own
 from homeport.vault.signal import Stopping
 
 log = structlog.get_logger(__name__)
@@ -39,10 +41,15 @@ class Keeping:
         try:
             while True:
                 self._core.signal.until(_nothing, EVERY, every=EVERY)
-                for look in (self._descriptions.tell_changes, lambda: back_up_due(self._core)):
+                for look in (self._descriptions.tell_changes, lambda: back_up_due(self._core), self._renew):
                     self._attempt(look)
         except Stopping:
             return
+
+    def _renew(self) -> None:
+        own = self._core.own
+        if own is not None:
+            own.renew_if_due(lambda request: certify_own(self._core, own.who, request), self._core.clock())
 
     def _attempt(self, look: Callable[[], None]) -> None:
         try:

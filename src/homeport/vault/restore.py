@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import URL, func, select
+from sqlalchemy import URL, delete, func, select
 from sqlalchemy.orm import Session
 
 from homeport.domain.errors import HomeportError
 from homeport.domain.operations import Operation, transition
 from homeport.vault import jobs
 from homeport.vault.backup import SETTING
-from homeport.vault.database import Database, ItemRow, JobRow, SettingRow, SiteRow, now
+from homeport.vault.database import Database, ItemRow, JobRow, RegistrationKeyRow, SettingRow, SiteRow, now
 from homeport.vault.dump import Dump, load
 from homeport.vault.found import FoundStore
 from homeport.vault.rebuild import Rebuilt, raise_fences, rebuild
@@ -75,6 +75,7 @@ def restore_vault(
         failed = fail_jobs(session, f"The vault was restored from its backup of {backup.created.isoformat()}.")
         for site in session.scalars(select(SiteRow)):
             site.executor = site.last_seen = None
+        session.execute(delete(RegistrationKeyRow))  # nobody knows which of them were used since
         setting = session.get(SettingRow, SETTING)
         if setting is not None:
             setting.value = {**setting.value, "sites": {}}

@@ -11,46 +11,18 @@ from __future__ import annotations
 
 import hmac
 import json
-import os
 import secrets as random
 from dataclasses import dataclass
 from pathlib import Path
 
 from homeport.domain.errors import HomeportError
-
-_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
-_GROUPS = 6
-_GROUP = 4
+from homeport.trust.passphrases import new_passphrase, plain
+from homeport.trust.private import write_private
 
 
 class WrongPassphrase(HomeportError):
     code = "vault.passphrase-wrong"
     remedy = "Type it as the first `homeport up` showed it; it lies in the state folder until it is confirmed."
-
-
-def new_passphrase() -> str:
-    """Six groups of four letters and digits that are not mistaken for each other: 118 bits."""
-    return "-".join("".join(random.choice(_ALPHABET) for _ in range(_GROUP)) for _ in range(_GROUPS))
-
-
-def _plain(passphrase: str) -> bytes:
-    return "".join(passphrase.lower().split()).replace("-", "").encode()
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Whole or not at all, readable by the owner only, durable when it returns."""
-    temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @dataclass
@@ -73,22 +45,22 @@ class Secrets:
         """What the state folder holds; what is missing is made. A folder without a key gets a passphrase too."""
         token_file, key_file, passphrase_file = state / "token", state / "vault-key.json", state / "passphrase"
         if not token_file.exists():
-            _write_private(token_file, random.token_urlsafe(32))
+            write_private(token_file, random.token_urlsafe(32))
         first = None
         if not key_file.exists():
             # The passphrase first: a key without it, left by a crash, would never get one.
             if not passphrase_file.exists():
-                _write_private(passphrase_file, new_passphrase())
+                write_private(passphrase_file, new_passphrase())
             first = passphrase_file.read_text().strip()
-            _write_private(key_file, json.dumps({"id": random.token_hex(16), "key": random.token_hex(32)}))
+            write_private(key_file, json.dumps({"id": random.token_hex(16), "key": random.token_hex(32)}))
         key = json.loads(key_file.read_text())
         return cls(state, token_file.read_text().strip(), key["id"], key["key"], first)
 
     @classmethod
     def create(cls, state: Path, vault_id: str, vault_key: str) -> Secrets:
         """Of a vault that was lost, in a new folder: its own key, a fresh token; the passphrase is the operator's."""
-        _write_private(state / "token", random.token_urlsafe(32))
-        _write_private(state / "vault-key.json", json.dumps({"id": vault_id, "key": vault_key}))
+        write_private(state / "token", random.token_urlsafe(32))
+        write_private(state / "vault-key.json", json.dumps({"id": vault_id, "key": vault_key}))
         return cls.open(state)
 
     @property
@@ -108,7 +80,7 @@ class Secrets:
         kept = self.passphrase
         if kept is None:
             return
-        if not hmac.compare_digest(_plain(kept), _plain(passphrase)):
+        if not hmac.compare_digest(plain(kept).encode(), plain(passphrase).encode()):
             raise WrongPassphrase("This is not the vault's recovery passphrase.")
         (self.state / "passphrase").unlink(missing_ok=True)
 

@@ -14,7 +14,9 @@ from sqlalchemy import select
 
 from homeport.domain.errors import HomeportError
 from homeport.domain.operations import after_report
-from homeport.vault import inventory, items, work
+from homeport.trust import tls
+from homeport.trust.asgi import peer_in
+from homeport.vault import inventory, items, servers, work
 from homeport.vault.api.context import TheCore
 from homeport.vault.core import Core
 from homeport.vault.database import ItemRow, SettingRow, now
@@ -57,7 +59,8 @@ class WorkUpdate(BaseModel):
 class Report(BaseModel):
     """How an item's replication is. ``points``: the whole list of the timeline's points, where it is told.
     ``rpo_from``: time of the newest complete point. ``crossed``: bytes over the wire between the sites for this
-    item, {"out", "in"}, since this server began. ``found_by``: per disk how the newest point's changes were found."""
+    item, {"out", "in"}, since this server began. ``found_by``: per disk how the newest point's changes were found.
+    ``round``: of a member of a group: {"group", "at": the last instant that it shared, "trouble": why not this one}."""
 
     item: str
     timeline: str
@@ -69,6 +72,7 @@ class Report(BaseModel):
     error: Any = None
     crossed: Json | None = None
     found_by: Json | None = None
+    round: Json | None = None
 
 
 @router.post("/hello")
@@ -118,9 +122,11 @@ async def take_work(
     site: str,
     wait: Annotated[float, Query(ge=0, le=60)] = 20,
     have: str | None = None,
+    revocations: int | None = None,
 ) -> Json:
     """Long poll: answers when there is work, or after ``wait`` seconds. ``have``: ids in hand, with commas; work that
-    was handed out in an answer that never arrived comes again."""
+    was handed out in an answer that never arrived comes again. ``revocations``: number of the list of revoked
+    certificates that the server has; once there is a newer one, the answer comes at once, with its number."""
     await run_in_threadpool(_known, core, site)
     ids = None if have is None else frozenset(filter(None, have.split(",")))
     deadline = time.monotonic() + wait
@@ -131,8 +137,9 @@ async def take_work(
                 seen = core.signal.version
                 if not gone.done():
                     taken = await run_in_threadpool(work.take, core, site, ids)
-                    if taken:
-                        return {"work": taken}
+                    newer = await run_in_threadpool(_newer, core, revocations)
+                    if taken or newer:
+                        return {"work": taken, **newer}
                 left = deadline - time.monotonic()
                 if left <= 0 or core.signal.stopped or gone.done():
                     break
@@ -155,6 +162,77 @@ async def _disconnected(request: Request) -> None:
 def _known(core: Core, site: str) -> None:
     with core.database.read() as session:
         inventory.site(session, site)
+
+
+def _newer(core: Core, known: int | None) -> Json:
+    if known is None:
+        return {}
+    number = servers.revocation_number(core)
+    return {"revocations": number} if number > known else {}
+
+
+class Certification(BaseModel):
+    """``csr``: request, PEM. ``renews``: serial of the certificate that the server showed to the one who asks for it;
+    null: it joins."""
+
+    role: str
+    name: str
+    csr: str
+    renews: str | None = None
+
+
+class Renewal(BaseModel):
+    csr: str
+
+
+class Seen(BaseModel):
+    """A server that the site's configuration server heard of. ``serial``: of the certificate that it showed."""
+
+    name: str
+    serial: str
+    version: str | None = None
+
+
+@router.post("/certificates")
+def certify(core: TheCore, site: str, body: Certification) -> Json:
+    """A certificate for a process server or master target that its configuration server vouches for."""
+    return servers.certify(core, site, body.role, body.name, body.csr, body.renews)
+
+
+@router.post("/renewal")
+def renew(request: Request, core: TheCore, site: str, body: Renewal) -> Json:
+    """A further certificate for the configuration server itself; it shows its present one."""
+    peer = peer_in(request.scope)
+    if peer is None:
+        raise tls.PeerUnknown("Only a server with a certificate can renew it.")
+    return servers.renew(core, peer, body.csr)
+
+
+@router.post("/servers")
+def seen(core: TheCore, site: str, body: Seen) -> Json:
+    """A process server or master target of the site was heard of."""
+    return servers.seen(core, site, body.name, body.serial, body.version)
+
+
+@router.get("/revocations")
+def revocations(core: TheCore, site: str) -> Json:
+    """The list of revoked certificates that the authority signs, and its number."""
+    return {"number": servers.revocation_number(core), "list": servers.revocations(core)}
+
+
+@router.get("/self")
+def self(request: Request, core: TheCore, site: str) -> Json:
+    """Who asks, as the vault sees it: a server's first call, which ends its join."""
+    peer = peer_in(request.scope)
+    if peer is None:
+        raise tls.PeerUnknown("The call shows no certificate.")
+    return {
+        "peer": peer.who.uri,
+        "serial": peer.serial,
+        "not_after": peer.not_after.isoformat(),
+        "time": core.clock().isoformat(),
+        "revocations": servers.revocation_number(core),
+    }
 
 
 @router.post("/work/{work_id}")

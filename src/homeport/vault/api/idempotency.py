@@ -18,6 +18,8 @@ from homeport.vault.core import Core
 
 LONGEST = 255
 _KEPT_HEADERS = ("content-type", "location", "etag")
+_NOT_KEPT = ("/v1/agent/", "/v1/join", "/v1/registration-keys")
+"""Paths of servers; and whose answer is a secret that is shown once and kept nowhere."""
 
 
 class KeyInvalid(HomeportError):
@@ -33,7 +35,7 @@ class IdempotencyKeys:
         self.core = core
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].startswith("/v1/agent/"):
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].startswith(_NOT_KEPT):
             await self.app(scope, receive, send)
             return
         key = Headers(scope=scope).get("idempotency-key")
@@ -62,7 +64,7 @@ class IdempotencyKeys:
             return Response(kept.body, kept.status, headers)
         assert kept.job is not None
         with self.core.database.read() as session:
-            told = {"job": jobs.to_json(session, jobs.find(session, kept.job))}
+            told = jobs.accepted_json(session, jobs.find(session, kept.job))
         headers |= {"content-type": "application/json", "location": f"/v1/jobs/{kept.job}"}
         return Response(json.dumps(told, default=str), 202, headers)
 
