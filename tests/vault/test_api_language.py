@@ -97,7 +97,7 @@ def programs_part(job: Json) -> Any:
         {name: value for name, value in task.items() if name not in ("title", "progress", "result")}
         for task in job["tasks"]
     ]
-    left = ("display_name", "tasks", "result")
+    left = ("display_name", "tasks", "task_tree", "result")
     return {**{name: value for name, value in job.items() if name not in left}, "tasks": tasks}
 
 
