@@ -21,7 +21,7 @@ import homeport.vault.workflows  # noqa: F401  (registers all operations)
 from homeport.vault.faults import MOMENTS, Moment
 from homeport.vault.steps import recorded_steps
 from tests.e2e.world import VM, Refused, World
-from tests.forked import CONTEXT
+from tests.forked import CONTEXT, recover_quickly
 
 pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -38,6 +38,7 @@ def homeport_up(state: str, port: int, said: str, faults: str) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ["HOMEPORT_FAULT"] = faults
+    recover_quickly()
     sys.exit(main(["up", "--state", state, "--port", str(port)]))
 
 
