@@ -73,9 +73,18 @@ class Mortal(World):
         self.faults = ",".join(f"{workflow}.{step}:{moment}" for workflow, step in recorded_steps())
 
     def up(self, **_: str) -> None:
-        self.process = Forked(str(self.state), self.port, str(self.folder / "up.txt"), self.faults)  # type: ignore[assignment]
-        self.until(self._answers, 60, "Homeport to be up")
-        self.learn_passphrase()
+        """Over as many deaths as it takes: the next fault point may come before the first answer."""
+        while True:
+            self.process = Forked(str(self.state), self.port, str(self.folder / "up.txt"), self.faults)  # type: ignore[assignment]
+            try:
+                self.until(self._answers, 60, "Homeport to be up")
+            except AssertionError:
+                if self.process is None or self.process.poll() != -signal.SIGKILL:
+                    raise
+                self.deaths += 1
+                continue
+            self.learn_passphrase()
+            return
 
     def live(self, ask: Any) -> Any:
         """Ask until there is an answer, over as many deaths as it takes."""
