@@ -9,8 +9,8 @@ prepare: ## install what is missing (system packages, .venv)
 prepare-tests: prepare ## and what only tests need: strace, an S3 server and an Azure one under ~/.cache
 	@scripts/prepare-tests
 
-demo: prepare ## the round trip with a real machine; KEEP=1 leaves it running
-	@.venv/bin/python -m demo.round_trip $(if $(KEEP),--keep)
+demo: prepare ## the round trip with a real machine; KEEP=1 leaves it running, DATABASE=postgresql puts the vault there
+	@.venv/bin/python -m demo.round_trip $(if $(KEEP),--keep) $(if $(DATABASE),--database $(DATABASE))
 
 BENCH ?= failover store
 bench: prepare ## side by side with other tools; BENCH=failover or BENCH=store for one, ARGS=… for its options
