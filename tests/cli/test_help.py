@@ -16,6 +16,8 @@ from tests.cli.conftest import Homeport
 
 EXPECTED = {
     *("up", "vault passphrase", "vault backup", "vault backups", "vault restore", "vault rebuild"),
+    *("serve vault", "serve configuration-server", "serve process-server", "serve master-target"),
+    "process-server switch",
     *("site add", "site list", "site show", "site set", "site remove"),
     *("vault key new", "vault authority", "vault trust"),
     *("configuration-server join", "configuration-server passphrase", "process-server join", "master-target join"),
@@ -23,6 +25,7 @@ EXPECTED = {
     *("machine list", "machine start"),
     *("policy create", "policy list", "policy show", "policy set", "policy remove", "policy profile"),
     *("item list", "item show", "item set", "item restore", "item purge", "item untag"),
+    *("group list", "group show", "group set"),
     *("protect", "point", "resync", "disable", "test-failover", "cleanup", "failover", "change-point", "commit"),
     *("pause", "resume", "undo", "complete-migration"),
     *("reprotect", "failback", "status", "points", "check", "job list", "job show", "job cancel", "job restart"),

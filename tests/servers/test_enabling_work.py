@@ -49,7 +49,7 @@ def replicate(place: Place, **more: Any) -> PointId:
     place.site.start("disks", StartOptions())
     place.write(0, os.urandom(8 * BLOCK))
     place.twice("prepare-timeline", timeline=T1, description={"name": "disks"})
-    store = {"site": "b", **place.work.gateway()}
+    store = {"site": "b", **place.here.process_server.gateway()}
     place.twice("replicate", timeline=T1, store=store, interval=3600, **more)
     return PointId.parse(place.do("take-point", consistency="crash-consistent")["point"])
 

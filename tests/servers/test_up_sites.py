@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from homeport.servers import up
+from homeport.servers.link import Link
 
 
 class FakeVault:
@@ -25,7 +26,7 @@ class FakeServer:
 
     made: list[FakeServer]
 
-    def __init__(self, name: str, url: str, token: str, work: str) -> None:
+    def __init__(self, name: str, link: Link, work: str) -> None:
         self.name = name
         self.store = work
         self.runs = False
@@ -45,7 +46,7 @@ def running() -> dict[str, str]:
 @pytest.fixture
 def vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeVault:
     FakeServer.made = []
-    monkeypatch.setattr(up, "ConfigurationServer", FakeServer)
+    monkeypatch.setattr(up, "Worker", FakeServer)
     monkeypatch.setattr(up, "SiteWork", lambda name, site, folder, objects, url: url)
     (tmp_path / "token").write_text("token")
     for name in ("home", "away", "points"):

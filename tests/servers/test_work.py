@@ -20,8 +20,12 @@ from homeport.domain.errors import HomeportError
 from homeport.domain.machines import Power
 from homeport.domain.points import PointId
 from homeport.domain.units import BLOCK, MiB
+from homeport.servers.site_facts import device_of
 from homeport.servers.work import NotReplicating, SiteWork, StaleWork
 from homeport.servers.work.kinds import PARTS
+from homeport.servers.work.process_server_work import ProcessServerWork
+from homeport.servers.work.site_context import SiteContext
+from homeport.servers.work.site_work import ServersHere
 from homeport.sites.interface import StartOptions
 from homeport.sites.qemu import QemuSite
 from homeport.store import MachineStore, open_objects
@@ -53,11 +57,17 @@ class Place:
         url = (self.own / "store").as_uri()
         self.objects = open_objects(url)
         self.work = SiteWork("a", self.site, self.own, self.objects, url)
-        self.work.welcome({"vault": KEYS.vault, "vault_key": "07" * 32, "passphrase": "a passphrase of some words"})
+        answer = {"vault": KEYS.vault, "vault_key": "07" * 32, "passphrase": "a passphrase of some words"}
+        self.work.greet(lambda greeting: answer)
         self.reports: list[dict[str, Any]] = []
         self.work.connect(self.reports.append)
         self.fence = 0
         self.store = MachineStore(self.objects, KEYS)
+
+    @property
+    def here(self) -> ServersHere:
+        assert isinstance(self.work.servers, ServersHere)
+        return self.work.servers
 
     def do(self, kind: str, *, fence: int | None = None, **params: Any) -> dict[str, Any]:
         if fence is None:
@@ -83,7 +93,7 @@ class Place:
         return (self.path / "disks" / "disk0.raw").read_bytes()
 
     def replicate(self, timeline: str = T1) -> None:
-        store = {"site": "b", **self.work.gateway()}
+        store = {"site": "b", **self.here.process_server.gateway()}
         self.twice("prepare-timeline", timeline=timeline, description={"name": "disks"})
         self.twice("replicate", timeline=timeline, store=store, interval=3600)
 
@@ -182,12 +192,12 @@ def test_a_changed_policy_reaches_a_replication_that_runs_and_begins_none(place:
 
     assert told(interval=1, policy_at="2026-01-01") == {"renewed": False}
     with pytest.raises(NotReplicating):
-        place.work.process_server.running("item")
+        place.here.process_server.running("item")
     place.site.start("disks", StartOptions())
     place.replicate()
     place.do("take-point", consistency="crash-consistent")
     assert told(interval=1, app_consistent=0, retention=60, policy_at="2026-01-02") == {"renewed": True}
-    running = place.work.process_server.running("item")
+    running = place.here.process_server.running("item")
     assert (running.spec.interval, running.spec.retention) == (1, 60)
     before = running.head
     deadline = time.monotonic() + 30
@@ -376,6 +386,33 @@ def test_dropping_points_leaves_what_is_needed(place: Place) -> None:
 
 def test_every_kind_of_work_has_roles_that_do_it(place: Place) -> None:
     """The table that says who does what, which servers apart go by, against what each role can."""
-    roles = (place.work.provider, place.work.store, place.work.process_server, place.work.master_target)
-    told = {(part.role, part.kind) for parts in PARTS.values() for part in parts}
-    assert told == {(role.role, kind) for role in roles for kind in role.kinds}
+    roles = (place.work.provider, place.work.store, place.here.process_server, place.here.master_target)
+    told = {(part.duty, part.kind) for parts in PARTS.values() for part in parts}
+    assert told == {(role.duty, kind) for role in roles for kind in role.kinds}
+
+
+def test_a_process_server_goes_on_by_itself_with_what_it_replicated(place: Place) -> None:
+    def restarted() -> ProcessServerWork:
+        context = SiteContext("a", place.site, place.own, place.objects, (place.own / "store").as_uri())
+        work = ProcessServerWork(context)
+        work.resume_own()
+        return work
+
+    place.site.start("disks", StartOptions())
+    place.replicate()
+    place.here.process_server.stop()
+    again = restarted()
+    assert again.running("item").spec.timeline == T1
+    again.stop()
+    place.do("stop-replication")
+    paused = restarted()
+    with pytest.raises(NotReplicating):
+        paused.running("item")
+    paused.stop()
+
+
+def test_the_drives_of_a_master_target_are_listed_with_what_keeps_them_from_retention(place: Place) -> None:
+    drives = place.here.master_target.facts()["retention_drives"]
+    own = device_of(place.own)
+    mine = next(each for each in drives if device_of(Path(each["path"])) == own)
+    assert mine["reason"].startswith("in use: "), "machines, cache and store lie there"

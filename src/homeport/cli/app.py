@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from homeport.cli import (
     checks,
+    groups,
     items,
     jobs,
     joining,
@@ -19,6 +20,7 @@ from homeport.cli import (
     points,
     policies,
     protect,
+    serve,
     servers,
     sites,
     status,
@@ -30,9 +32,9 @@ from homeport.cli.errors import FAILED, WRONG_USE, Interrupted, WrongUse, exit_s
 from homeport.domain.errors import HomeportError
 
 ORDER = (
-    *("up", "vault", "site", "configuration-server", "process-server", "master-target", "server"),
+    *("up", "serve", "vault", "site", "configuration-server", "process-server", "master-target", "server"),
     *("machine", "policy"),
-    *("protect", "item", "point", "resync", "pause", "resume", "disable"),
+    *("protect", "item", "group", "point", "resync", "pause", "resume", "disable"),
     *("test-failover", "cleanup"),
     *("failover", "change-point", "commit", "undo", "complete-migration"),
     *("reprotect", "failback"),
@@ -81,7 +83,10 @@ def build() -> typer.Typer:
     ) -> None:
         """Options of `homeport` itself."""
 
-    parts = (up, vault, sites, joining, servers, policies, protect, items, operations, points, status, checks, jobs)
+    parts = (
+        *(up, serve, vault, sites, joining, servers, policies, protect, items, groups),
+        *(operations, points, status, checks, jobs),
+    )
     for part in (*parts, store_commands):
         part.register(app)
     return app

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from homeport.cli import process_servers
 from homeport.cli.consoles import log_to_standard_error
 from homeport.cli.errors import WrongUse
 from homeport.cli.formats import show_instant
@@ -106,6 +107,8 @@ def register(app: typer.Typer) -> None:
 def _by_passphrase(app: typer.Typer, role: Role, what: str) -> None:
     made = group(f"A {what}: joins its site's configuration server.")
     app.add_typer(made, name=str(role), rich_help_panel=SET_UP)
+    if str(role) == "process-server":
+        process_servers.add(made)
 
     @command(made, "join", _joins(what, str(role)), with_vault=False)
     def join(

@@ -15,7 +15,7 @@ from homeport.servers.point_services import PointServices
 from homeport.servers.replication_spec import machine_key_of
 from homeport.servers.site_facts import drive
 from homeport.servers.work.errors import StaleWork
-from homeport.servers.work.kinds import Role
+from homeport.servers.work.kinds import Duty
 from homeport.servers.work.site_context import Handler, Params, Progress, Result, SiteContext, optional_point
 from homeport.sites.errors import MachineNotFound
 from homeport.sites.interface import StartOptions
@@ -31,7 +31,7 @@ LEASE_SECONDS = 10 * 365 * 86400.0
 class ProviderWork:
     """What the site's provider does; point servers are its too, as machines run on them."""
 
-    role = Role.PROVIDER
+    duty = Duty.PROVIDER
 
     def __init__(self, context: SiteContext) -> None:
         self.name = context.name

@@ -8,91 +8,151 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from homeport.domain.errors import HomeportError
 from homeport.servers.work.errors import UnknownKind
-from homeport.servers.work.kinds import PARTS, Role
+from homeport.servers.work.kinds import PARTS, Duty, Part
 from homeport.servers.work.master_target_work import MasterTargetWork
 from homeport.servers.work.process_server_work import ProcessServerWork
 from homeport.servers.work.provider_work import ProviderWork
-from homeport.servers.work.site_context import Fences, Handler, Params, Progress, Result, SiteContext
+from homeport.servers.work.site_context import Fences, Params, Progress, Report, Result, SiteContext
 from homeport.servers.work.store_work import StoreWork
 from homeport.sites.qemu import QemuSite
 from homeport.store.objects import Objects
 
 
-class SiteWork:
-    """``folder``: this site's own state: ``store``, ``cache``, ``retention``, ``points``. ``objects``: its store."""
+class SiteServers(Protocol):
+    """The process server and the master target of a site, here or elsewhere."""
 
-    def __init__(self, name: str, site: QemuSite, folder: Path, objects: Objects, objects_url: str) -> None:
+    def connect(self, report: Report) -> None: ...
+
+    def gateway(self) -> dict[str, str] | None: ...
+
+    def facts(self) -> dict[str, Any]: ...
+
+    def resume(self, replications: list[Params]) -> None: ...
+
+    def carry_out(self, part: Part, params: Params, progress: Progress, id: str) -> Result: ...
+
+    def tend(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class ServersHere:
+    """In this process."""
+
+    def __init__(self, context: SiteContext) -> None:
+        self.process_server = ProcessServerWork(context)
+        self.master_target = MasterTargetWork(context)
+
+    def connect(self, report: Report) -> None:
+        self.process_server.connect(report)
+
+    def gateway(self) -> dict[str, str] | None:
+        return self.process_server.gateway()
+
+    def facts(self) -> dict[str, Any]:
+        return {**self.process_server.facts(), **self.master_target.facts()}
+
+    def resume(self, replications: list[Params]) -> None:
+        self.process_server.resume(replications)
+
+    def carry_out(self, part: Part, params: Params, progress: Progress, id: str) -> Result:
+        role = self.process_server if part.duty is Duty.PROCESS_SERVER else self.master_target
+        return role.kinds[part.kind](params, progress)
+
+    def tend(self) -> None:
+        """They look after themselves."""
+
+    def stop(self) -> None:
+        self.process_server.stop()
+
+
+class SiteWork:
+    """``folder``: the servers' own at the site; ``objects``: its store; ``servers``: None: here, in this process."""
+
+    def __init__(
+        self,
+        name: str,
+        site: QemuSite,
+        folder: Path,
+        objects: Objects,
+        objects_url: str,
+        servers: SiteServers | None = None,
+    ) -> None:
         self.name = name
         self._folder = folder
         context = SiteContext(name, site, folder, objects, objects_url)
         self.provider = ProviderWork(context)
         self.store = StoreWork(context)
-        self.process_server = ProcessServerWork(context)
-        self.master_target = MasterTargetWork(context)
+        self.servers: SiteServers = servers or ServersHere(context)
         self._fences = Fences(folder / "fences")
-        self._kinds: dict[Role, dict[str, Handler]] = {
-            role.role: role.kinds for role in (self.provider, self.store, self.process_server, self.master_target)
-        }
 
-    def connect(self, report: Callable[[dict[str, Any]], None]) -> None:
+    def connect(self, report: Report) -> None:
         """``report``: called with how an item's replication is, whenever that changes."""
-        self.process_server.connect(report)
+        self.servers.connect(report)
         self.store.start()
 
     def present(self) -> bool:
         """Whether the site's folder is there: a disk may have gone, and what is not there must not be made anew."""
         return self._folder.is_dir()
 
-    def gateway(self) -> dict[str, str]:
-        return self.process_server.gateway()
-
     def facts(self) -> dict[str, Any]:
-        """For checks: the site's, its store's, its drives'."""
-        return {
-            **self.provider.facts(),
-            **self.process_server.facts(),
-            **self.master_target.facts(),
-            **self.store.facts(),
-        }
+        """For checks: the site's, its store's, its drives', its servers'."""
+        return {**self.provider.facts(), **self.servers.facts(), **self.store.facts()}
 
-    def welcome(self, answer: dict[str, Any]) -> None:
-        """The vault's answer to our greeting."""
-        self.store.welcome(answer)
+    def greet(self, hello: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Tell the vault of this site, and take its answer: its key, and its header, sealed by the passphrase, which
+        goes beside the data, once."""
+        before = self.store.sealed_header()
+        self.store.welcome(hello(self._greeting(before)))
+        if before is None:
+            hello(self._greeting(self.store.sealed_header()))  # so that sites which join later get it too
 
-    def sealed_header(self) -> str | None:
-        """The vault's sealed header as it lies in this site's store."""
-        return self.store.sealed_header()
+    def _greeting(self, sealed: str | None) -> dict[str, Any]:
+        return {"gateway": self.servers.gateway(), "facts": self.facts(), "sealed": sealed}
 
     def resume(self, replications: list[Params]) -> None:
-        self.process_server.resume(replications)
+        self.servers.resume(replications)
 
-    def carry_out(self, kind: str, params: Params, progress: Progress) -> Result:
-        """Raises UnknownKind, StaleWork, and whatever keeps the work from being done."""
+    def carry_out(self, kind: str, params: Params, progress: Progress, id: str = "") -> Result:
+        """``id``: of this piece of work: the same where it is handed out again. Raises UnknownKind, StaleWork, and
+        whatever keeps the work from being done."""
         if not self.present():
-            raise HomeportError(
-                f"the folder of {self.name} is not there",
-                code="site.folder-missing",
-                remedy="Mount or restore it, then try again.",
-            )
+            raise folder_missing(self.name)
         if kind not in PARTS:
             raise UnknownKind(f"unknown kind of work: {kind}")
         self._fences.check(params)
         result: Result = {}
-        for part in PARTS[kind]:
+        for number, part in enumerate(PARTS[kind]):
             if part.wanted(params):
-                result = self._kinds[part.role][part.kind](params, progress)
+                result = self._do(part, params, progress, f"{id}.{number}")
         return {**result, "facts": self.facts()} if kind == "inventory" else result
+
+    def _do(self, part: Part, params: Params, progress: Progress, id: str) -> Result:
+        if part.duty is Duty.PROVIDER:
+            return self.provider.kinds[part.kind](params, progress)
+        if part.duty is Duty.STORE:
+            return self.store.kinds[part.kind](params, progress)
+        return self.servers.carry_out(part, params, progress, id)
 
     def tend(self) -> None:
         """Look after what must go on without anyone asking."""
+        self.servers.tend()
         if self.present():
             self.provider.tend()
 
     def stop(self) -> None:
         self.provider.stop()
-        self.process_server.stop()
+        self.servers.stop()
         self.store.stop()
+
+
+def folder_missing(site: str) -> HomeportError:
+    return HomeportError(
+        f"the folder of {site} is not there",
+        code="site.folder-missing",
+        remedy="Mount or restore it, then try again.",
+    )

@@ -13,7 +13,7 @@ from homeport.servers import store_probe, vault_backup
 from homeport.servers.replication_spec import machine_key_of
 from homeport.servers.site_facts import StoreProbe
 from homeport.servers.store_care import StoreCare
-from homeport.servers.work.kinds import Role
+from homeport.servers.work.kinds import Duty
 from homeport.servers.work.site_context import Handler, Params, Progress, Result, SiteContext, optional_point, text_of
 from homeport.sites.errors import MachineNotFound
 from homeport.store import names
@@ -28,7 +28,7 @@ _PROBED = 64 * KiB
 class StoreWork:
     """The only role that holds the vault's key: it seals the store, and wraps the machines' keys in it."""
 
-    role = Role.STORE
+    duty = Duty.STORE
 
     def __init__(self, context: SiteContext) -> None:
         self.name = context.name

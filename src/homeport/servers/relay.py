@@ -1,0 +1,420 @@
+"""What a configuration server hands on to the process servers and master targets of its site.
+
+Nothing of it is kept over a restart but which servers there are and which process server an item has: the vault hands
+out again what was under way, under the same id, and the server that has it in hand already goes on with it.
+
+    vault ──work──▶ configuration server ──part of it──▶ process server | master target
+          ◀─answer─                      ◀───answer────
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from homeport.domain.errors import HomeportError
+from homeport.servers.durable import write_durably
+from homeport.servers.work.kinds import SWITCH, Duty, Part
+from homeport.servers.work.site_context import Params, Progress, Report, Result
+
+log = structlog.get_logger(__name__)
+
+GONE_AFTER = 5.0
+"""Seconds without a poll after which a server is away: one that is there asks again at once."""
+LOOK_EVERY = 0.5
+TELL_EVERY = 5.0
+SWITCH_PATIENCE = 5.0
+RESUME = "resume"
+"""Kind of work between these servers: what a process server should replicate."""
+
+
+class NoServer(HomeportError):
+    code = "site.no-server"
+    remedy = "Start one and join it to this site's configuration server: `homeport serve --help`."
+
+
+class ServerAway(HomeportError):
+    code = "site.server-away"
+    remedy = "Start it again, or mend the network to it, then restart the job; `homeport site show SITE` lists servers."
+
+
+class NotAsked(HomeportError):
+    code = "work.unknown"
+    remedy = "Nobody waits for this work any more; drop its result."
+
+
+@dataclass
+class _Server:
+    name: str
+    duty: Duty
+    gateway: dict[str, str] | None = None
+    version: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    serial: str | None = None
+    """Of the certificate that it showed last."""
+    executor: str = ""
+    heard: float = 0.0
+    """Monotonic; 0: not since this process began."""
+    last_contact: str | None = None
+    polls: int = 0
+
+    @property
+    def there(self) -> bool:
+        return bool(self.executor) and (self.polls > 0 or time.monotonic() - self.heard < GONE_AFTER)
+
+    @property
+    def state(self) -> str:
+        return "connected" if self.there else "away" if self.last_contact else "joining"
+
+    def kept(self) -> dict[str, Any]:
+        return {
+            "role": self.duty,
+            "gateway": self.gateway,
+            "version": self.version,
+            "last_contact": self.last_contact,
+        }
+
+
+@dataclass
+class _Piece:
+    """``executor``: who has it in hand; empty: it waits to be taken. ``progress``: None: nobody waits for it."""
+
+    id: str
+    server: str
+    kind: str
+    params: Params
+    progress: Progress | None
+    executor: str = ""
+    result: Result | None = None
+    error: HomeportError | None = None
+
+
+class Relay:
+    """The servers of one site, wherever they are. ``folder``: where is kept which there are; ``changed``: called when
+    something that the vault should be told has changed: a server that came or went, a gateway that moved."""
+
+    def __init__(self, folder: Path, changed: Callable[[], None] = lambda: None) -> None:
+        self._folder = folder
+        self.changed = changed
+        self._lock = threading.Condition()
+        self._servers: dict[str, _Server] = {}
+        self._pieces: dict[str, _Piece] = {}
+        self._assigned: dict[str, str] = _read(folder / "assignments.json")
+        self._replications: list[Params] | None = None
+        self._report: Report = lambda report: None
+        self._stopped = False
+        self._sleepers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self._told: list[tuple[str, str]] = []
+        for name, kept in _read(folder / "servers.json").items():
+            self._servers[name] = _Server(
+                name, Duty(kept["role"]), kept["gateway"], kept["version"], last_contact=kept["last_contact"]
+            )
+
+    # ── towards the vault ───────────────────────────────────────────────────────────────────────────────────────
+
+    def connect(self, report: Report) -> None:
+        self._report = report
+
+    def gateway(self) -> dict[str, str] | None:
+        """The door to this site's store: at a process server that is there, else where it was last."""
+        with self._lock:
+            doors = [server for _, server in sorted(self._servers.items()) if server.gateway]
+        return next((server.gateway for server in doors if server.there), doors[0].gateway if doors else None)
+
+    def facts(self) -> dict[str, Any]:
+        with self._lock:
+            servers = [server for _, server in sorted(self._servers.items(), reverse=True)]
+        found: dict[str, Any] = {}
+        for server in servers:  # the first by name wins, as for the gateway
+            found |= server.facts
+        return {**found, "servers": self.servers()}
+
+    def servers(self) -> list[dict[str, Any]]:
+        """{"name", "role", "state", "version", "last_contact"} of each; state: joining, connected, away."""
+        with self._lock:
+            return [
+                {
+                    "name": server.name,
+                    "role": str(server.duty),
+                    "state": server.state,
+                    "version": server.version,
+                    "last_contact": server.last_contact,
+                }
+                for _, server in sorted(self._servers.items())
+            ]
+
+    def certificates(self) -> list[dict[str, Any]]:
+        """{"name", "serial", "version"} of each server that is there and has a certificate."""
+        with self._lock:
+            return [
+                {"name": server.name, "serial": server.serial, "version": server.version}
+                for server in self._servers.values()
+                if server.there and server.serial
+            ]
+
+    def resume(self, replications: list[Params]) -> None:
+        """What should replicate from this site, as the vault says now."""
+        with self._lock:
+            self._replications = replications
+            for server in self._servers.values():
+                if server.duty is Duty.PROCESS_SERVER and server.there:
+                    self._resume_at(server)
+        self._wake()
+
+    def _resume_at(self, server: _Server) -> None:
+        id = f"{RESUME}.{server.name}.{time.monotonic_ns()}"
+        params = {"replications": self.replications(server.name)}
+        self._pieces[id] = _Piece(id, server.name, RESUME, params, None)
+
+    def carry_out(self, part: Part, params: Params, progress: Progress, id: str) -> Result:
+        """Have a server do ``part``; its answer. Raises NoServer, ServerAway, and what that server raised."""
+        if part.kind == SWITCH:
+            return self._switch(params, progress, id)
+        return self._have_done(part, params, progress, id)
+
+    def _switch(self, params: Params, progress: Progress, id: str) -> Result:
+        """Another process server has the item from now on. The one before is asked to stop; where it is away, the new
+        one's writing fences it, and it is told when it comes back."""
+        item, wanted = params["item"], params["process_server"]
+        with self._lock:
+            new = self._servers.get(wanted)
+            before = self._assigned.get(item)
+        if new is None or new.duty is not Duty.PROCESS_SERVER:
+            raise NoServer(f"this site has no process server {wanted!r}")
+        if not new.there:
+            raise ServerAway(f"the process server {wanted} is away")
+        if before != wanted:
+            stop = Part(Duty.PROCESS_SERVER, "stop-replication", patience=SWITCH_PATIENCE, needed=False)
+            self._have_done(stop, params, progress, f"{id}.stop")
+            self._have_done(Part(Duty.PROCESS_SERVER, "replicate"), params, progress, f"{id}.go")
+        return {"process_server": wanted, "before": before}
+
+    def _have_done(self, part: Part, params: Params, progress: Progress, id: str) -> Result:
+        with self._lock:
+            server = self._server_for(part, params)
+            if server is None:
+                if not part.needed:
+                    return {}
+                raise NoServer(f"this site has no {part.duty}, and {part.kind} is its work")
+            piece = _Piece(id, server.name, part.kind, params, progress)
+            self._pieces[id] = piece
+        self._wake()
+        try:
+            return self._outcome(piece, server, part)
+        finally:
+            with self._lock:
+                self._pieces.pop(id, None)
+
+    def _outcome(self, piece: _Piece, server: _Server, part: Part) -> Result:
+        begun, told = time.monotonic(), 0.0
+        while True:
+            with self._lock:
+                self._lock.wait_for(
+                    lambda: piece.result is not None or piece.error is not None or self._stopped, LOOK_EVERY
+                )
+                if piece.error is not None:
+                    raise piece.error
+                if piece.result is not None:
+                    return piece.result
+                if self._stopped:
+                    raise HomeportError("the configuration server stops", code="site.unreachable")
+                away = not server.there
+                since = time.monotonic() - max(begun, server.heard)
+            if not away:
+                continue
+            if part.patience is not None and since > part.patience:
+                if not part.needed:
+                    log.warning("goes on without", server=server.name, kind=part.kind)
+                    return {}
+                raise ServerAway(f"the {part.duty} {server.name} has been away for {since:.0f} s")
+            if piece.progress is not None and time.monotonic() - told > TELL_EVERY:
+                told = time.monotonic()
+                piece.progress(0, 0, f"waits for the {part.duty} {server.name}, which is away")
+
+    def _server_for(self, part: Part, params: Params) -> _Server | None:
+        """An item stays with its process server, be that away or not; a new one goes to the one named, else to the one
+        that has the fewest."""
+        able = [server for _, server in sorted(self._servers.items()) if server.duty is part.duty]
+        if part.duty is not Duty.PROCESS_SERVER or not able:
+            return next((server for server in able if server.there), able[0] if able else None)
+        item, wanted = params.get("item"), params.get("process_server")
+        if wanted is not None and part.kind == "replicate" and all(server.name != wanted for server in able):
+            raise NoServer(f"this site has no process server {wanted!r}")
+        name = wanted if wanted is not None and part.kind == "replicate" else self._assigned.get(item or "")
+        found = next((server for server in able if server.name == name), None)
+        if found is None:
+            load = list(self._assigned.values())
+            found = min(able, key=lambda server: (not server.there, load.count(server.name), server.name))
+        if item is not None and part.kind == "replicate" and self._assigned.get(item) != found.name:
+            self._assigned[item] = found.name
+            self._keep("assignments.json", self._assigned)
+        if item is not None and part.kind == "forget-replication" and item in self._assigned:
+            del self._assigned[item]
+            self._keep("assignments.json", self._assigned)
+        return found
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+        self._wake()
+
+    # ── towards the servers ─────────────────────────────────────────────────────────────────────────────────────
+
+    def hello(self, name: str, duty: Duty, body: dict[str, Any]) -> None:
+        """A server began, or tells of itself anew: what an earlier process of it had in hand is handed out again."""
+        with self._lock:
+            server = self._servers.get(name)
+            if server is None or server.duty is not duty:
+                server = self._servers[name] = _Server(name, duty)
+            before = (server.gateway, server.there)
+            server.executor = body["executor"]
+            server.gateway, server.facts = body.get("gateway"), body.get("facts") or {}
+            server.version, server.serial = str(body.get("version") or ""), body.get("serial")
+            self._hear(server)
+            for piece in self._pieces.values():
+                if piece.server == name and piece.executor not in ("", server.executor):
+                    piece.executor = ""
+            for item in body.get("items") or ():
+                if self._assigned.get(item, name) != name:  # it was away when another took its place
+                    stop = f"stop.{item}.{time.monotonic_ns()}"
+                    self._pieces[stop] = _Piece(stop, name, "stop-replication", {"item": item}, None)
+            self._keep("servers.json", {known.name: known.kept() for known in self._servers.values()})
+            news = before != (server.gateway, True)
+        self._wake()
+        if news:
+            self.changed()
+
+    def replications(self, name: str) -> list[Params]:
+        """What the process server ``name`` should replicate. Raises ServerAway: the vault has not told yet."""
+        with self._lock:
+            if self._replications is None:
+                raise ServerAway("the vault has not told yet what replicates from this site")
+            mine = []
+            for params in self._replications:
+                part = Part(Duty.PROCESS_SERVER, "replicate")
+                server = self._server_for(part, {"item": params["item"]})
+                if server is not None and server.name == name:
+                    mine.append(params)
+            return mine
+
+    def take(self, name: str, have: frozenset[str]) -> list[dict[str, Any]]:
+        """What waits for the server ``name``; from now on it has it in hand. ``have``: ids that it has."""
+        taken = []
+        with self._lock:
+            server = self._known(name)
+            if not server.executor:
+                raise NotAsked(f"{name} has not greeted this configuration server")
+            self._hear(server)
+            for piece in list(self._pieces.values()):
+                if piece.server != name or piece.id in have or piece.result is not None or piece.error is not None:
+                    continue
+                piece.executor = server.executor
+                taken.append({"id": piece.id, "kind": piece.kind, "params": piece.params, "attempt": 1})
+                if piece.progress is None:  # nobody waits
+                    del self._pieces[piece.id]
+        return taken
+
+    def answer(self, name: str, id: str, body: dict[str, Any]) -> None:
+        """A word on a piece of work. Raises NotAsked."""
+        with self._lock:
+            self._hear(self._known(name))
+            piece = self._pieces.get(id)
+            if piece is None or piece.server != name:
+                raise NotAsked(f"nobody waits for {id} of {name}")
+            progress = piece.progress
+            if body["state"] == "done":
+                piece.result = body.get("result") or {}
+            elif body["state"] == "failed":
+                piece.error = HomeportError.from_json(body.get("error") or {})
+            self._lock.notify_all()
+        told = body.get("progress")
+        if body["state"] == "running" and told and progress is not None:
+            progress(told["done"], told["total"], told.get("text", ""), told.get("unit", "bytes"))
+
+    def report(self, name: str, body: dict[str, Any]) -> None:
+        """How an item's replication is: goes to the vault, if the item is that server's."""
+        with self._lock:
+            self._hear(self._known(name))
+            mine = self._assigned.get(body["item"], name) == name
+        if mine:
+            self._report(body)
+        else:
+            log.warning("report of an item that another process server has", server=name, item=body["item"])
+
+    @contextmanager
+    def polling(self, name: str) -> Iterator[None]:
+        """While a server waits for work it is there."""
+        with self._lock:
+            server = self._known(name)
+            server.polls += 1
+            self._hear(server)
+        try:
+            yield
+        finally:
+            with self._lock:
+                server.polls -= 1
+
+    def dropped(self, name: str) -> None:
+        """The connection of a server that waited for work was closed: it has ended."""
+        with self._lock:
+            self._servers[name].heard = 0.0
+
+    def tend(self) -> None:
+        """Notice who came and who went since the last look."""
+        with self._lock:
+            now = [(server.name, server.state) for _, server in sorted(self._servers.items())]
+            news, self._told = now != self._told, now
+        if news:
+            log.info("servers of this site", servers=dict(now))
+            self.changed()
+
+    async def sleep(self, seconds: float) -> None:
+        """Until something changes for some server, or ``seconds`` have passed."""
+        sleeper = (asyncio.get_running_loop(), asyncio.Event())
+        with self._lock:
+            self._sleepers.add(sleeper)
+        try:
+            await asyncio.wait_for(sleeper[1].wait(), seconds)
+        except TimeoutError:
+            pass
+        finally:
+            with self._lock:
+                self._sleepers.discard(sleeper)
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped
+
+    def _known(self, name: str) -> _Server:
+        server = self._servers.get(name)
+        if server is None:
+            raise NotAsked(f"{name} has not greeted this configuration server")
+        return server
+
+    def _hear(self, server: _Server) -> None:
+        server.heard = time.monotonic()
+        server.last_contact = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def _wake(self) -> None:
+        with self._lock:
+            self._lock.notify_all()
+            for loop, event in self._sleepers:
+                loop.call_soon_threadsafe(event.set)
+
+    def _keep(self, name: str, content: dict[str, Any]) -> None:
+        write_durably(self._folder / name, json.dumps(content).encode())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    return found
