@@ -99,6 +99,7 @@ class Replication:
         owner: str,
         report: Callable[[dict[str, Any]], None],
         crossing: Crossing,
+        *,
         identity: Identity | None = None,
     ) -> None:
         """``identity``: what is shown to the other site's gateway, where that is reached over TLS."""

@@ -126,7 +126,14 @@ class ProcessServerWork:
             machine = LocalMachine(self._site, spec.vm, cache / "scratch", exclude=spec.exclude)
             crossing = self._crossings.setdefault(spec.item, Crossing())
             replication = Replication(
-                spec, machine, self._context.objects, cache, self.name, self._report, crossing, self._door.identity
+                spec,
+                machine,
+                self._context.objects,
+                cache,
+                self.name,
+                self._report,
+                crossing,
+                identity=self._door.identity,
             )
             self._replications[spec.item] = replication
             replication.start()
