@@ -24,7 +24,7 @@ EXPECTED = {
     *("server list", "server revoke", "server remove"),
     *("machine list", "machine start"),
     *("policy create", "policy list", "policy show", "policy set", "policy remove", "policy profile"),
-    *("item list", "item show", "item set", "item purge"),
+    *("item list", "item show", "item set", "item restore", "item purge", "item untag"),
     *("protect", "point", "resync", "disable", "test-failover", "cleanup", "failover", "change-point", "commit"),
     *("pause", "resume", "undo", "complete-migration"),
     *("reprotect", "failback", "status", "points", "check", "job list", "job show", "job cancel", "job restart"),

@@ -278,8 +278,16 @@ class VaultClient:
     def purge_deleted(self, item: str) -> DeletedItem:
         return cast(DeletedItem, self._post(f"/v1/items/deleted/{_part(item)}/purge")["item"])
 
-    def points(self, item: str) -> list[Point]:
-        return list(self._get(f"/v1/items/{_part(item)}/points")["points"])
+    def restore_deleted(self, item: str) -> str:
+        """Returns the id of the job."""
+        return _job_id(self._post(f"/v1/items/deleted/{_part(item)}/restore"))
+
+    def points(self, item: str, *, tagged: bool = False) -> list[Point]:
+        """Those that are offered; ``tagged``: those that have a tag, offered or not."""
+        return list(self._get(f"/v1/items/{_part(item)}/points", tagged="true" if tagged else None)["points"])
+
+    def untag(self, item: str, timeline: str, number: str) -> Item:
+        return cast(Item, self._post(f"/v1/items/{_part(item)}/points/{_part(timeline)}/{_part(number)}/untag"))
 
     def checks(self, item: str) -> Findings:
         """What the last look of the checks found."""

@@ -335,7 +335,9 @@ class Replication:
     def _prune(self, store: MachineStore) -> None:
         if not self._points:
             return
-        drop = points_to_prune(self._points, datetime.now(UTC), self.spec.retention)
+        taken_back = self.spec.untagged
+        points = [replace(point, tags=()) if str(point.id) in taken_back else point for point in self._points]
+        drop = points_to_prune(points, datetime.now(UTC), self.spec.retention)
         if drop and time.monotonic() >= self._next_thin:
             self._next_thin = time.monotonic() + THIN_EVERY
             store.expire(self.spec.timeline, [point.number for point in drop])
@@ -409,5 +411,6 @@ def renewed(spec: ReplicationSpec, raw: dict[str, Any]) -> ReplicationSpec:
         interval=fresh.interval,
         app_consistent=fresh.app_consistent,
         retention=fresh.retention,
+        untagged=fresh.untagged,
         policy_at=fresh.policy_at,
     )
