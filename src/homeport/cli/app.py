@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from homeport.cli import (
     checks,
+    groups,
     items,
     jobs,
     joining,
@@ -33,7 +34,7 @@ from homeport.domain.errors import HomeportError
 ORDER = (
     *("up", "serve", "vault", "site", "configuration-server", "process-server", "master-target", "server"),
     *("machine", "policy"),
-    *("protect", "item", "point", "resync", "pause", "resume", "disable"),
+    *("protect", "item", "group", "point", "resync", "pause", "resume", "disable"),
     *("test-failover", "cleanup"),
     *("failover", "change-point", "commit", "undo", "complete-migration"),
     *("reprotect", "failback"),
@@ -83,7 +84,7 @@ def build() -> typer.Typer:
         """Options of `homeport` itself."""
 
     parts = (
-        *(up, serve, vault, sites, joining, servers, policies, protect, items),
+        *(up, serve, vault, sites, joining, servers, policies, protect, items, groups),
         *(operations, points, status, checks, jobs),
     )
     for part in (*parts, store_commands):

@@ -23,11 +23,13 @@ HELP = lesson(
     point. The machine goes on running all the while. Several machines get a job each: one that is refused or fails does
     not stop the others, and makes the exit status 1. What is chosen for the other site can be changed later with
     homeport item set, except --exclude-disk. Where the line is thin, carry an image of each disk to the other site and
-    name it with --seed: what differs from it is found by digests, and only that crosses.""",
+    name it with --seed: what differs from it is found by digests, and only that crosses. Members of a --group are
+    held at one instant for a few milliseconds at each point, so that they can be failed over as they were together.""",
     "homeport protect web1 --from home --to away --policy gold",
     "homeport protect db1 --from home --to away --policy gold --size 4x8GiB --exclude-disk disk2",
     "homeport protect web1 --from home --to away --policy gold --seed disk0=seeds/web1/disk0.raw",
     "homeport protect web1 web2 db1 --from home --to away --policy gold --json",
+    "homeport protect shop-db shop-web --from home --to away --policy gold --group shop",
     then="homeport status web1 --watch, then a drill: homeport test-failover web1",
 )
 
@@ -86,6 +88,13 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         tag: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="A note on the item; repeatable.")] = None,
+        group: Annotated[
+            str | None,
+            typer.Option(
+                metavar="GROUP",
+                help="A replication group: its members' points are of one instant.",
+            ),
+        ] = None,
         no_wait: NoWaitOption = False,
     ) -> None:
         if network is not None and network_later:
@@ -102,6 +111,7 @@ def register(app: typer.Typer) -> None:
             "exclude_disks": exclude_disk or None,
             "tags": tag or None,
             "seed": parse_seed(seed or ()) or None,
+            "group": group,
         }
         properties = {key: value for key, value in chosen.items() if value is not None}
         if len(machines) == 1:

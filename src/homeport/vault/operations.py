@@ -16,6 +16,8 @@ from sqlalchemy.orm import Session
 
 from homeport.domain.choice import PointKind, choose_point
 from homeport.domain.errors import HomeportError
+from homeport.domain.groups import Member, require_joinable, require_together
+from homeport.domain.limits import LIMITS
 from homeport.domain.machines import Machine
 from homeport.domain.operations import CANCELLABLE, Operation, OperationRunning, require_allowed
 from homeport.domain.points import new_timeline
@@ -24,6 +26,7 @@ from homeport.domain.target import Target, check_excluded
 from homeport.vault import (
     admission,
     checks,
+    groups,
     idempotency,
     inventory,
     items,
@@ -54,6 +57,12 @@ class PolicyMissing(HomeportError):
     remedy = "Create one with `homeport policy create`, or name one of `homeport policy list`."
 
 
+class GroupPolicy(HomeportError):
+    """One member can't have a policy of its own."""
+
+    code = "group.one-policy"
+
+
 class JobNotCancellable(HomeportError):
     code = "job.not-cancellable"
     remedy = "Wait for it to end; `homeport job show JOB` tells what it does."
@@ -82,10 +91,11 @@ def protect(
     policy: str,
     target: Target | None = None,
     seed: Mapping[str, str] | None = None,
+    group: str | None = None,
 ) -> str:
     """A new item and the job that protects it; the job's id. ``target``: what it shall be where it is recovered;
-    ``seed``: images at ``away`` that the first copy begins from, by disk. Refusals: see the errors above,
-    targets.check and seeds.check."""
+    ``seed``: images at ``away`` that the first copy begins from, by disk; ``group``: the replication group that it
+    becomes a member of. Refusals: see the errors above, targets.check, seeds.check and groups.require_joinable."""
     target = target or Target()
     with core.database.read() as session:
         inventory.site(session, home)
@@ -98,14 +108,16 @@ def protect(
     machine = protectable(core, home, machine_name)
     with core.database.read() as session:
         refuse_protected(session, machine)
+        _refuse_outsider(session, group, machine, home, away, policy)
     check_excluded(target.excluded_disks, machine)
     targets.check(core, away, target, machine)
     checked = checks.before_protect(core, machine, home, away, policy, target)
     if seed:
         seeds.check(core, away, seed, target, machine)
     with core.database.write() as session:
+        _refuse_outsider(session, group, machine, home, away, policy)
         item = _new_item(session, machine, home, away, policy)
-        item.target = target.to_json()
+        item.target, item.group_name = target.to_json(), group
         job = accept(session, item, Operation.PROTECT, {"seed": dict(seed)} if seed else {}, checked)
     return start(core, job, Operation.PROTECT)
 
@@ -122,6 +134,15 @@ def protectable(core: Core, home: str, name: str) -> Machine:
             f"{machine.name} can't be protected: {'; '.join(machine.obstacles)}.", obstacles=list(machine.obstacles)
         )
     return machine
+
+
+def _refuse_outsider(session: Session, group: str | None, machine: Machine, home: str, away: str, policy: str) -> None:
+    """Raises what groups.require_joinable does."""
+    if group is None:
+        return
+    there = [groups.as_member(item) for item in groups.members(session, group)]
+    limits = LIMITS[policies.profile(session)]
+    require_joinable(group, Member(machine.name, home, away, policy), there, limits)
 
 
 def require_policy(core: Core, policy: str) -> None:
@@ -142,6 +163,11 @@ def change_policy(core: Core, name: str, policy: str, guard: Callable[[Session, 
         item = items.live(session, name)
         if guard is not None:
             guard(session, item)
+        if policy != item.policy and (others := groups.others(session, item)):
+            raise GroupPolicy(
+                f"{item.name} shares its policy with the group {item.group_name} ({', '.join(others)}).",
+                remedy=f"Give the whole group another: `homeport group set {item.group_name} --policy {policy}`.",
+            )
         item.policy = policy
         policies.renew(session, [item])
 
@@ -216,6 +242,9 @@ def begin(core: Core, name: str, operation: Operation, params: Json) -> str:
         if item.removed is not None:
             raise items.ItemNotFound(f"{item.name} is not protected any more.")
         refuse_while_running(session, item, operation)
+        if item.group_name is not None:
+            others = groups.others(session, item)
+            require_together(operation, item.group_name, item.name, others, alone=bool(params.get("alone")))
         points = items.points_of(session, item)
         require_allowed(operation, item.state, item.direction, has_points=bool(points))
         if operation in _CHOOSES:
@@ -298,14 +327,17 @@ def accept(
     checked: Sequence[Json] = (),
     *,
     after: JobRow | None = None,
+    job: str | None = None,
+    at_once: bool = False,
 ) -> str:
     """The job's row and the item's claim by it: one transaction, so that of two operations at once one is refused.
-    ``checked``: what the checks before it said; ``after``: the job that this one runs again, or leads back out of."""
-    name = uuid.uuid4().hex[:16]
-    job = JobRow(
+    ``checked``: what the checks before it said; ``after``: the job that this one runs again, or leads back out of;
+    ``job``: its id, where that is told already; ``at_once``: it waits for no room at its sites."""
+    name = job or uuid.uuid4().hex[:16]
+    row = JobRow(
         id=name,
         activity=name if after is None else after.activity or after.id,
-        admitted=now() if admission.admitted_at_once(operation) else None,
+        admitted=now() if at_once or admission.admitted_at_once(operation) else None,
         kind=str(operation),
         item=item.id,
         item_name=item.name,
@@ -313,14 +345,14 @@ def accept(
         before=item.state,
         direction=item.direction,
     )
-    session.add(job)
+    session.add(row)
     session.flush()
-    tasks.keep_checks(session, job.id, checked)
-    item.job = job.id
+    tasks.keep_checks(session, row.id, checked)
+    item.job = row.id
     # Whatever an operator decides takes the place of what the item's commit policy would have.
     item.ties = {name: value for name, value in item.ties.items() if name != "commit_policy"}
-    idempotency.accepted(session, job.id)
-    return job.id
+    idempotency.accepted(session, row.id)
+    return row.id
 
 
 def start(core: Core, job: str, operation: Operation) -> str:

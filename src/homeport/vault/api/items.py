@@ -39,7 +39,8 @@ class TargetProperties(BaseModel):
 
 class NewItem(TargetProperties):
     """``machine``: name or uuid at the site ``from``. ``exclude_disks``: ids of disks that are not replicated.
-    ``seed``: by disk id the path of an image below the folder of the site ``to``, which the first copy begins from."""
+    ``seed``: by disk id the path of an image below the folder of the site ``to``, which the first copy begins from;
+    ``group``: the replication group that it becomes a member of, which begins with its first member."""
 
     machine: str
     home: str = Field(alias="from")
@@ -47,6 +48,7 @@ class NewItem(TargetProperties):
     policy: str
     exclude_disks: list[str] = []
     seed: dict[str, str] = {}
+    group: str | None = None
 
 
 class ItemChanges(TargetProperties):
@@ -62,6 +64,7 @@ def list_items(
     state: Annotated[list[str] | None, Query(description="In one of these states; give it several times")] = None,
     site: Annotated[str | None, Query(description="Protected at this site, or to it")] = None,
     policy: str | None = None,
+    group: str | None = None,
 ) -> dict[str, Any]:
     """By name."""
     wanted = select(ItemRow).where(ItemRow.removed.is_(None))
@@ -71,6 +74,8 @@ def list_items(
         wanted = wanted.where((ItemRow.home == site) | (ItemRow.away == site))
     if policy is not None:
         wanted = wanted.where(ItemRow.policy == policy)
+    if group is not None:
+        wanted = wanted.where(ItemRow.group_name == group)
     with core.database.read() as session:
         rows = session.scalars(keyset(wanted, page, ItemRow.name, ItemRow.id)).all()
         found, following = page.cut(rows, lambda item: (item.name, item.id))
@@ -88,7 +93,9 @@ def protect(core: TheCore, body: NewItem) -> dict[str, Any]:
         excluded_disks=tuple(dict.fromkeys(body.exclude_disks)),
         tags=tuple(body.tags),
     )
-    job = operations.protect(core, body.machine, body.home, body.away, body.policy, target, body.seed)
+    job = operations.protect(
+        core, body.machine, body.home, body.away, body.policy, target, seed=body.seed, group=body.group
+    )
     with core.database.read() as session:
         return {"job": jobs.to_json(session, jobs.find(session, job))}
 
