@@ -349,8 +349,8 @@ def lose(site: Path) -> None:
     site.rename(site.with_name(site.name + ".lost"))
 
 
-def closing_table(demo: Demo, total: float) -> Table:
-    table = Table(title=f"The round trip, {total:.0f} s in all", title_justify="left")
+def closing_table(demo: Demo, total: float, title: str = "The round trip") -> Table:
+    table = Table(title=f"{title}, {total:.0f} s in all", title_justify="left")
     for name, justify in (
         ("step", "left"), ("took", "right"), ("crossed", "right"), ("RPO", "right"), ("RTO", "right"), ("data", "left"),
     ):  # fmt: skip
