@@ -67,7 +67,7 @@ def client(vault: TlsVault, cs: Identity) -> Iterator[httpx.Client]:
 
 def test_a_site_is_its_own_configuration_server_s(client: httpx.Client, log: list[EventDict]) -> None:
     assert client.get("/v1/agent/home/replications").status_code == 200
-    for path in ("/v1/agent/away/replications", "/v1/agent/nowhere/replications", "/v1/agent/home%2F../x"):
+    for path in ("/v1/agent/away/replications", "/v1/agent/nowhere/replications"):
         answer = client.get(path)
         assert (answer.status_code, code(answer)) == (403, "server.not-its-own"), path
     claimed = [entry["claimed"] for entry in log if entry["event"] == "security.identity-claimed"]
