@@ -15,7 +15,7 @@ from shutil import rmtree
 import pytest
 
 from homeport.qemu import graph
-from homeport.qemu.qmp import Qmp
+from homeport.qemu.qmp import Qmp, QmpGone
 from homeport.sources import hold as holds
 from homeport.sources.hold import GUARD, HELD_AT_MOST, NODE, HoldFailed, QemuHold, let_go
 
@@ -42,9 +42,13 @@ def machine() -> Iterator[Path]:
     process = subprocess.Popen([*command, "-qmp", f"unix:{socket},server=on,wait=off"])
     try:
         deadline = time.monotonic() + 20
-        while not socket.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        while True:  # the socket is there before anybody listens
+            try:
+                Qmp.connect(socket).close()
+                break
+            except QmpGone:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
         yield socket
     finally:
         process.kill()
