@@ -117,8 +117,9 @@ def link_limit(here: Namespace, there: Namespace, seconds: float = 5) -> float:
         _received(receiver, 2)
         rate = _received(receiver, seconds)
         over.set()
-        receiver.shutdown(socket.SHUT_RDWR)
-        sender.shutdown(socket.SHUT_RDWR)
+        for end in (receiver, sender):
+            with contextlib.suppress(OSError):  # the other's end has ended it
+                end.shutdown(socket.SHUT_RDWR)
         thread.join()
     return rate
 
