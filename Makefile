@@ -9,8 +9,8 @@ prepare: ## install what is missing (system packages, .venv)
 prepare-tests: prepare ## and what only tests need: strace, an S3 server and an Azure one under ~/.cache
 	@scripts/prepare-tests
 
-demo: prepare ## the round trip with a real machine; KEEP=1 leaves it running
-	@.venv/bin/python -m demo.round_trip $(if $(KEEP),--keep)
+demo: prepare ## the round trip with a real machine; KEEP=1 leaves it running, DATABASE=postgresql puts the vault there
+	@.venv/bin/python -m demo.round_trip $(if $(KEEP),--keep) $(if $(DATABASE),--database $(DATABASE))
 
 demo-sites: prepare ## two sites and a WAN, a cut, a killed server, a lost site, and home again; KEEP=1 leaves it running (root)
 	@.venv/bin/python -m demo.sites $(if $(KEEP),--keep)

@@ -101,6 +101,7 @@ class Replication:
         owner: str,
         report: Callable[[dict[str, Any]], None],
         crossing: Crossing,
+        *,
         identity: Identity | None = None,
         barrier: GroupBarrier | None = None,
     ) -> None:
