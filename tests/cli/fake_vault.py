@@ -102,6 +102,28 @@ class FakeVault:
             point(3, offered_as=["latest", "latest-processed"]),
         ]
     )
+    group: JSON = field(
+        default_factory=lambda: {
+            "name": "shop",
+            "from": "home",
+            "to": "away",
+            "policy": "gold",
+            "members": [
+                {"item": "item-1", "name": "web1", "state": "Protected", "active_site": "home"},
+                {"item": "item-2", "name": "db1", "state": "Protected", "active_site": "home"},
+            ],
+            "rpo_seconds": 12.0,
+            "common_points": [
+                {
+                    "round": f"{number:016x}",
+                    "time": START.isoformat(),
+                    "consistency": "crash-consistent",
+                    "points": {"web1": f"{TIMELINE}/{number}", "db1": f"{TIMELINE}/{number}"},
+                }
+                for number in range(15, 0, -1)
+            ],
+        }
+    )
     refused: set[str] = field(default_factory=set)
     """Machines that can't be protected."""
     deleted: list[JSON] = field(
@@ -382,6 +404,25 @@ def application(vault: FakeVault) -> FastAPI:
                 allowed_operations=one["allowed_operations"],
             )
         return {"job": vault.begin(operation, name)}
+
+    @app.get("/v1/groups")
+    def groups() -> JSON:
+        return {"groups": [vault.group] if vault.group else []}
+
+    @app.get("/v1/groups/{name}")
+    def get_group(name: str) -> JSON:
+        if name != vault.group["name"]:
+            raise _Refusal(404, "group.not-found", f"There is no replication group {name!r}.")
+        return vault.group
+
+    @app.patch("/v1/groups/{name}")
+    def change_group(name: str, body: JSON) -> JSON:
+        return {**get_group(name), **body}
+
+    @app.post("/v1/groups/{name}/operations/{operation}", status_code=202)
+    def operate_group(name: str, operation: str, body: JSON) -> JSON:
+        begun = [vault.begin(operation, member["name"]) for member in get_group(name)["members"]]
+        return {"jobs": [vault.jobs[job] for job in begun]}
 
     @app.get("/v1/jobs")
     def jobs(

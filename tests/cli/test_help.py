@@ -20,6 +20,7 @@ EXPECTED = {
     *("machine list", "machine start"),
     *("policy create", "policy list", "policy show", "policy set", "policy remove", "policy profile"),
     *("item list", "item show", "item set", "item purge"),
+    *("group list", "group show", "group set"),
     *("protect", "point", "resync", "disable", "test-failover", "cleanup", "failover", "change-point", "commit"),
     *("pause", "resume", "undo", "complete-migration"),
     *("reprotect", "failback", "status", "points", "check", "job list", "job show", "job cancel", "job restart"),

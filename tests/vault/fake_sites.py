@@ -273,7 +273,11 @@ class FakeSite:
             return result
 
     def add_point(
-        self, timeline: str, consistency: Consistency = Consistency.CRASH, tags: tuple[str, ...] = ()
+        self,
+        timeline: str,
+        consistency: Consistency = Consistency.CRASH,
+        tags: tuple[str, ...] = (),
+        group: str | None = None,
     ) -> PointId:
         """The next point of a timeline in this site's store."""
         store = self.timelines[timeline]
@@ -281,7 +285,7 @@ class FakeSite:
         number = max(store.points, default=0) + 1
         point = PointId(timeline, number)
         self.world.clock += timedelta(seconds=1)
-        store.points[number] = PointInfo(point, self.world.clock, consistency, tags=tags)
+        store.points[number] = PointInfo(point, self.world.clock, consistency, tags=tags, group=group)
         return point
 
     def do_inventory(self, params: Json) -> Json:

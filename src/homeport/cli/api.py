@@ -88,6 +88,7 @@ Item = TypedDict(
         "from": str,
         "to": str,
         "policy": str,
+        "group": str | None,
         "state": str,
         "direction": str,
         "active_site": str,
@@ -108,6 +109,36 @@ Item = TypedDict(
         "created": str,
     },
     total=False,
+)
+
+
+class GroupMember(TypedDict):
+    item: str
+    name: str
+    state: str
+    active_site: str
+
+
+class CommonPoint(TypedDict):
+    """``points``: a point's id by the member's name."""
+
+    round: str
+    time: str
+    consistency: str
+    points: dict[str, str]
+
+
+Group = TypedDict(
+    "Group",
+    {
+        "name": str,
+        "from": str,
+        "to": str,
+        "policy": str,
+        "members": list[GroupMember],
+        "rpo_seconds": float | None,
+        "common_points": list[CommonPoint],
+    },
 )
 
 

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from homeport.cli import (
     checks,
+    groups,
     items,
     jobs,
     lessons,
@@ -29,7 +30,7 @@ from homeport.domain.errors import HomeportError
 
 ORDER = (
     *("up", "vault", "site", "machine", "policy"),
-    *("protect", "item", "point", "resync", "pause", "resume", "disable"),
+    *("protect", "item", "group", "point", "resync", "pause", "resume", "disable"),
     *("test-failover", "cleanup"),
     *("failover", "change-point", "commit", "undo", "complete-migration"),
     *("reprotect", "failback"),
@@ -78,7 +79,21 @@ def build() -> typer.Typer:
     ) -> None:
         """Options of `homeport` itself."""
 
-    for part in (up, vault, sites, policies, protect, items, operations, points, status, checks, jobs, store_commands):
+    for part in (
+        up,
+        vault,
+        sites,
+        policies,
+        protect,
+        items,
+        groups,
+        operations,
+        points,
+        status,
+        checks,
+        jobs,
+        store_commands,
+    ):
         part.register(app)
     return app
 

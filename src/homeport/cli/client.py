@@ -15,7 +15,20 @@ from urllib.parse import quote
 
 import httpx
 
-from homeport.cli.api import DeletedItem, Event, Findings, Item, Job, Limits, Machine, Point, Policy, Site, VaultInfo
+from homeport.cli.api import (
+    DeletedItem,
+    Event,
+    Findings,
+    Group,
+    Item,
+    Job,
+    Limits,
+    Machine,
+    Point,
+    Policy,
+    Site,
+    VaultInfo,
+)
 from homeport.cli.errors import BadAnswer, TokenUnreadable, VaultFailing, VaultNotRunning, VaultRefused
 
 ANSWER_WITHIN = 60.0
@@ -244,6 +257,19 @@ class VaultClient:
 
     def purge_deleted(self, item: str) -> DeletedItem:
         return cast(DeletedItem, self._post(f"/v1/items/deleted/{_part(item)}/purge")["item"])
+
+    def groups(self) -> list[Group]:
+        return list(self._get("/v1/groups")["groups"])
+
+    def group(self, name: str) -> Group:
+        return cast(Group, self._get(f"/v1/groups/{_part(name)}"))
+
+    def change_group(self, name: str, changes: Mapping[str, Any]) -> Group:
+        return cast(Group, self._ask("PATCH", f"/v1/groups/{_part(name)}", body=changes))
+
+    def operate_group(self, name: str, operation: str, inputs: Mapping[str, Any]) -> list[Job]:
+        """Begin an operation on all members; returns their jobs."""
+        return list(self._post(f"/v1/groups/{_part(name)}/operations/{_part(operation)}", inputs)["jobs"])
 
     def points(self, item: str) -> list[Point]:
         return list(self._get(f"/v1/items/{_part(item)}/points")["points"])

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from homeport.cli import consequences
+from homeport.cli import consequences, groups
 from homeport.cli.api import Item
 from homeport.cli.consequences import LATEST
 from homeport.cli.errors import WrongUse
 from homeport.cli.formats import parse_duration
+from homeport.cli.groups import AloneOption, GroupOption, OneItem
 from homeport.cli.lessons import COME_HOME, DRILL, FAIL_OVER, PROTECT, lesson
 from homeport.cli.session import NoWaitOption, Session, YesOption, command
 from homeport.cli.status import tell_what_now
@@ -33,13 +34,13 @@ class CommitPolicy(StrEnum):
 
 
 KINDS = (LATEST, "latest-processed", "latest-app-consistent")
-_POINT = re.compile(r"[0-9a-f]{16}/\d{1,16}")
+_POINT = re.compile(r"[0-9a-f]{16}(/\d{1,16})?")
 _FORWARD = re.compile(r"(?:tcp:)?(\d{1,5}):(\d{1,5})")
 
 
 def chosen_point(text: str) -> str:
-    """A --point: one of KINDS or <timeline>/<number>."""
-    if text not in KINDS and not _POINT.fullmatch(text):
+    """A --point: one of KINDS or <timeline>/<number>; of a group: one of groups.KINDS or a round's id."""
+    if text not in (*KINDS, *groups.KINDS) and not _POINT.fullmatch(text):
         raise typer.BadParameter(
             f"{text!r} is not a point: expected {', '.join(KINDS)}, or an id as `homeport points ITEM` lists it"
         )
@@ -88,11 +89,13 @@ FAILOVER = lesson(
     """It boots at once from the recovery point, whatever its size. Without --no-shutdown the source is shut down first
     and its last changes are sent (with --point latest nothing is lost); with it the source isn't asked: for disasters.
     With --planned the source must shut down and its last changes must arrive, else everything is undone. Nobody there
-    later to decide? --commit-policy auto-commit or auto-rollback does it after --commit-after. Asks before it begins.
+    later to decide? --commit-policy auto-commit or auto-rollback does it after --commit-after. With --group all of a
+    replication group goes to the newest point that its members share. Asks before it begins.
     """,
     "homeport failover web1",
     "homeport failover web1 --planned --commit-policy auto-rollback --commit-after 4h",
     "homeport failover web1 --point latest-processed --no-shutdown --yes",
+    "homeport failover --group shop",
     then="look at the machine; then homeport commit web1, change-point web1 --point ID, or undo web1.",
 )
 UNDO = lesson(
@@ -230,7 +233,8 @@ def register(app: typer.Typer) -> None:
     @command(app, "failover", FAILOVER, panel=FAIL_OVER)
     def failover(
         session: Session,
-        item: ItemArgument,
+        item: OneItem = None,
+        group: GroupOption = None,
         point: Annotated[
             str, point_option("latest, latest-processed, latest-app-consistent, or an id from `homeport points`.")
         ] = LATEST,
@@ -248,22 +252,42 @@ def register(app: typer.Typer) -> None:
             int | None,
             typer.Option(parser=delay, metavar="DURATION", help="When the commit policy acts: 1m to 7d. Default: 4h."),
         ] = None,
+        alone: AloneOption = False,
         yes: YesOption = False,
         no_wait: NoWaitOption = False,
     ) -> None:
+        groups.one_of(item, group, alone)
         if planned and (no_shutdown or point != LATEST):
             raise WrongUse("--planned loses nothing: it goes with neither --no-shutdown nor another --point.")
         if commit_after is not None and commit_policy is CommitPolicy.NONE:
             raise WrongUse("--commit-after says when a --commit-policy acts, and none is given.")
         policy = {} if commit_policy is CommitPolicy.NONE else {"commit_policy": str(commit_policy)}
         after = 4 * HOUR if commit_after is None else commit_after
+        if group is not None:
+            if planned:
+                raise WrongUse("--planned is for one item: a group goes to the newest point that all of it has")
+            chosen = groups.common_point(point, LATEST)
+            inputs = {
+                "point": chosen,
+                "shutdown": not no_shutdown,
+                **policy,
+                **({"commit_after": after} if policy else {}),
+            }
+            how = "is not shut down and not asked" if no_shutdown else "is shut down"
+            told = f"{how}; it starts at the other site from the group's point {chosen}."
+            groups.operate_group(session, group, "failover", inputs, yes=yes, no_wait=no_wait, told=told)
+            return
+        assert item is not None
+        groups.single_point(point)
 
-        def told(found: Item) -> list[str]:
+        def said(found: Item) -> list[str]:
             lines = consequences.failover(found, session.vault.points(item), point, not no_shutdown, planned=planned)
             return [*lines, *consequences.commit_policy(found, str(commit_policy), after)]
 
-        consent(session, item, "failover", yes, told)
+        consent(session, item, "failover", yes, said)
         inputs = {"point": point, "shutdown": not no_shutdown, **({"planned": True} if planned else {}), **policy}
+        if alone:
+            inputs["alone"] = True
         if policy:
             inputs["commit_after"] = after
         operate(session, item, "failover", inputs, no_wait=no_wait, done=f"{item} is failed over")
@@ -271,16 +295,30 @@ def register(app: typer.Typer) -> None:
     @command(app, "change-point", CHANGE_POINT, panel=FAIL_OVER)
     def change_point(
         session: Session,
-        item: ItemArgument,
         point: Annotated[str, point_option("The point to start from.")],
+        item: OneItem = None,
+        group: GroupOption = None,
+        alone: AloneOption = False,
         yes: YesOption = False,
         no_wait: NoWaitOption = False,
     ) -> None:
-        def told(found: Item) -> list[str]:
+        groups.one_of(item, group, alone)
+        if group is not None:
+            inputs = {"point": groups.common_point(point, "")}
+            told = (
+                f"it is ended, what it wrote since the failover is lost, and it starts from the group's point {point}."
+            )
+            groups.operate_group(session, group, "change-point", inputs, yes=yes, no_wait=no_wait, told=told)
+            return
+        assert item is not None
+        groups.single_point(point)
+
+        def said(found: Item) -> list[str]:
             return consequences.change_point(found, session.vault.points(item), point)
 
-        consent(session, item, "change-point", yes, told)
-        operate(session, item, "change-point", {"point": point}, no_wait=no_wait, done=f"{item} runs from {point}")
+        consent(session, item, "change-point", yes, said)
+        asked = {"point": point, **({"alone": True} if alone else {})}
+        operate(session, item, "change-point", asked, no_wait=no_wait, done=f"{item} runs from {point}")
 
     @command(app, "commit", COMMIT, panel=FAIL_OVER)
     def commit(
@@ -315,18 +353,30 @@ def register(app: typer.Typer) -> None:
     @command(app, "failback", FAILBACK, panel=COME_HOME)
     def failback(
         session: Session,
-        item: ItemArgument,
+        item: OneItem = None,
+        group: GroupOption = None,
         point: Annotated[
             str, point_option("The point to bring home. Default: the recovery machine's last state.")
         ] = LATEST,
+        alone: AloneOption = False,
         yes: YesOption = False,
         no_wait: NoWaitOption = False,
     ) -> None:
-        def told(found: Item) -> list[str]:
+        groups.one_of(item, group, alone)
+        if group is not None:
+            chosen = groups.common_point(point, LATEST)
+            told = f"it is shut down, and its original is brought to the group's point {chosen} and started."
+            groups.operate_group(session, group, "failback", {"point": chosen}, yes=yes, no_wait=no_wait, told=told)
+            return
+        assert item is not None
+        groups.single_point(point)
+
+        def said(found: Item) -> list[str]:
             return consequences.failback(found, session.vault.points(item), point)
 
-        consent(session, item, "failback", yes, told)
-        operate(session, item, "failback", {"point": point}, no_wait=no_wait, done=f"{item} is home")
+        consent(session, item, "failback", yes, said)
+        asked = {"point": point, **({"alone": True} if alone else {})}
+        operate(session, item, "failback", asked, no_wait=no_wait, done=f"{item} is home")
 
 
 def given(**inputs: Any) -> dict[str, Any]:

@@ -21,10 +21,12 @@ HELP = lesson(
     then points are taken at the policy's interval. It is done when the other site has opened and verified the first
     point. The machine goes on running all the while. Several machines get a job each: one that is refused or fails does
     not stop the others, and makes the exit status 1. What is chosen for the other site can be changed later with
-    homeport item set, except --exclude-disk.""",
+    homeport item set, except --exclude-disk and --group. Members of a --group are held at one instant for a few
+    milliseconds at each point, so that they can be failed over together as they were together.""",
     "homeport protect web1 --from home --to away --policy gold",
     "homeport protect db1 --from home --to away --policy gold --size 4x8GiB --exclude-disk disk2",
     "homeport protect web1 web2 db1 --from home --to away --policy gold --json",
+    "homeport protect shop-db shop-web --from home --to away --policy gold --group shop",
     then="homeport status web1 --watch, then a drill: homeport test-failover web1",
 )
 
@@ -63,6 +65,13 @@ def register(app: typer.Typer) -> None:
             list[str] | None, typer.Option(metavar="DISK", help="Leave this disk out, e.g. disk1; repeatable.")
         ] = None,
         tag: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="A note on the item; repeatable.")] = None,
+        group: Annotated[
+            str | None,
+            typer.Option(
+                metavar="GROUP",
+                help="A replication group: its members' points are of one instant.",
+            ),
+        ] = None,
         no_wait: NoWaitOption = False,
     ) -> None:
         if network is not None and network_later:
@@ -78,6 +87,7 @@ def register(app: typer.Typer) -> None:
             "ip": ip,
             "exclude_disks": exclude_disk or None,
             "tags": tag or None,
+            "group": group,
         }
         properties = {key: value for key, value in chosen.items() if value is not None}
         if len(machines) == 1:

@@ -23,6 +23,9 @@ class PointKind(StrEnum):
     LATEST_PROCESSED = "latest-processed"
     """The newest point that is there."""
     LATEST_APP_CONSISTENT = "latest-app-consistent"
+    LATEST_MULTI_VM = "latest-multi-vm"
+    """The newest that all members of a replication group have: only a group has it (groups.py)."""
+    LATEST_MULTI_VM_APP_CONSISTENT = "latest-multi-vm-app-consistent"
 
 
 class PointNotAvailable(HomeportError):

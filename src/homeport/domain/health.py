@@ -28,6 +28,16 @@ def rpo_seconds(newest_complete: datetime | None, now: datetime) -> float | None
 
 
 @dataclass(frozen=True)
+class Rounds:
+    """What the site tells of the rounds of an item's group. ``age``: seconds since the last instant that it shared with
+    the others, None: never; ``trouble``: why its last point is of no such instant."""
+
+    group: str
+    age: float | None
+    trouble: str | None = None
+
+
+@dataclass(frozen=True)
 class Condition:
     """What health is judged by. Seconds; ``rpo_critical``: the second threshold (None: twice the first); ``silence``:
     since the active site's configuration server was heard of, None if never; ``error``: what replication reports, in
@@ -41,6 +51,7 @@ class Condition:
     rpo_critical: float | None = None
     configuration: tuple[tuple[Health, str], ...] = ()
     """What the last checks found."""
+    rounds: Rounds | None = None
 
 
 def health(condition: Condition) -> tuple[Health, list[str]]:
@@ -67,10 +78,19 @@ def _replication(condition: Condition) -> list[tuple[Health, str]]:
         findings.append((Health.CRITICAL, f"the active site's configuration server was not heard of {since}"))
     if condition.error:
         findings.append((Health.CRITICAL, f"replication: {condition.error}"))
-    findings += _rpo(condition)
+    findings += [*_rpo(condition), *_rounds(condition)]
     if condition.state is State.RESYNCING:
         findings.append((Health.WARNING, "resynchronizing; earlier points can be used"))
     return findings
+
+
+def _rounds(condition: Condition) -> list[tuple[Health, str]]:
+    rounds = condition.rounds
+    if rounds is None or (rounds.age is not None and rounds.age <= condition.rpo_threshold):
+        return []
+    since = "yet" if rounds.age is None else f"for {rounds.age:.0f} s"
+    trouble = f" ({rounds.trouble})" if rounds.trouble else ""
+    return [(Health.WARNING, f"no recovery point of one instant with the group {rounds.group} {since}{trouble}")]
 
 
 def _rpo(condition: Condition) -> list[tuple[Health, str]]:

@@ -39,6 +39,10 @@ STRICT_MOST_APP_CONSISTENT = 12 * HOUR
 """Reference 3 and 4: off, or 1 to 12 hours."""
 MOST_APP_CONSISTENT = 7 * DAY
 """Ours: one a week."""
+GROUP_MEMBERS = 64
+"""Ours: all of them are held at one instant, and wait for the slowest."""
+STRICT_GROUP_MEMBERS = 16
+"""Reference 8."""
 NAME_LENGTH = 63
 """Ours: names stand in paths and in names of hosts (RFC 1123)."""
 STRICT_NAME_LENGTH = 50
@@ -47,7 +51,7 @@ STRICT_NAME_LENGTH = 50
 
 @dataclass(frozen=True)
 class Limits:
-    """``retention``: the most; the others: from, to."""
+    """``retention``, ``group_members``: the most; the others: from, to."""
 
     name_form: str
     name_rule: str
@@ -55,6 +59,7 @@ class Limits:
     retention: int
     app_consistent: tuple[int, int]
     interval: tuple[int, int]
+    group_members: int
 
     def name_fits(self, name: str) -> bool:
         return re.fullmatch(self.name_form, name) is not None
@@ -68,6 +73,7 @@ LIMITS = {
         retention=MOST_RETENTION,
         app_consistent=(LEAST_APP_CONSISTENT, MOST_APP_CONSISTENT),
         interval=(LEAST_INTERVAL, MOST_INTERVAL),
+        group_members=GROUP_MEMBERS,
     ),
     Profile.STRICT: Limits(
         name_form=rf"[A-Za-z][A-Za-z0-9-]{{0,{STRICT_NAME_LENGTH - 2}}}[A-Za-z0-9]",
@@ -76,5 +82,6 @@ LIMITS = {
         retention=STRICT_RETENTION,
         app_consistent=(STRICT_LEAST_APP_CONSISTENT, STRICT_MOST_APP_CONSISTENT),
         interval=(LEAST_INTERVAL, STRICT_INTERVAL),
+        group_members=STRICT_GROUP_MEMBERS,
     ),
 }

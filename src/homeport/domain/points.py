@@ -49,6 +49,7 @@ class PointInfo:
     """What a list of points shows.
 
     ``time``: the instant, UTC; ``logical_bytes``: bytes changed since the parent; ``stored_bytes``: bytes in segments.
+    ``group``: "<group>/<round>", where it is of one instant with other machines' points of that round (groups.py).
     """
 
     id: PointId
@@ -60,6 +61,7 @@ class PointInfo:
     stored_bytes: int = 0
     hidden: bool = False
     disks: dict[str, int] = field(default_factory=dict)
+    group: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -72,6 +74,7 @@ class PointInfo:
             "stored_bytes": self.stored_bytes,
             "hidden": self.hidden,
             "disks": dict(self.disks),
+            "group": self.group,
         }
 
     @classmethod
@@ -86,4 +89,5 @@ class PointInfo:
             stored_bytes=data.get("stored_bytes", 0),
             hidden=data.get("hidden", False),
             disks=dict(data.get("disks", {})),
+            group=data.get("group"),
         )

@@ -2,8 +2,8 @@
 
 The newer, the denser: all points of the last 2 hours, then one per hour up to 1 day, one per 2 hours up to 7 days, one
 per 4 hours up to 15 days (reference 3), one per day up to 90 days and one per week beyond (ours: the original keeps
-nothing so long); nothing beyond the retention. The same is kept of app-consistent points by themselves, so
-that thinning never takes the last of these from an hour.
+nothing so long); nothing beyond the retention. The same is kept of app-consistent points by themselves, and of those
+that a group's members share, so that thinning never takes the last of these from an hour.
 """
 
 from __future__ import annotations
@@ -30,13 +30,18 @@ so that what an older tier keeps was kept by the younger one."""
 
 
 def points_to_prune(
-    points: Sequence[PointInfo], now: datetime, retention: float, leased: Collection[PointId] = ()
+    points: Sequence[PointInfo],
+    now: datetime,
+    retention: float,
+    leased: Collection[PointId] = (),
+    shared: Collection[PointId] = (),
 ) -> list[PointId]:
     """What may be deleted, oldest first. ``retention`` in seconds; 0 keeps the newest point only.
 
     Ages count back from the newest point, not from ``now``: while no new points arrive nothing is deleted, so that a
     stale machine stays restorable. (From ``now`` only where the newest lies in the future: a clock that jumped
-    forward must not cost the history.) The newest, tagged, leased and hidden points are never named.
+    forward must not cost the history.) The newest, tagged, leased and hidden points are never named, nor the newest of
+    those ``shared`` with all other members of a group.
     """
     offered = sorted((point for point in points if not point.hidden), key=lambda point: (point.time, point.id.number))
     if not offered:
@@ -49,6 +54,8 @@ def points_to_prune(
     keep |= _kept_by_age(offered, reference, retention)
     app = [point for point in offered if point.consistency is Consistency.APP]
     keep |= _kept_by_age(app, reference, retention)
+    common = [point for point in offered if point.id in shared]
+    keep |= {point.id for point in common[-1:]} | _kept_by_age(common, reference, retention)
     return [point.id for point in offered if point.id not in keep]
 
 

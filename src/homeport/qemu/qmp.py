@@ -41,6 +41,7 @@ class Qmp:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._socket: socket.socket | None = None
         self._client = QMPClient()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
@@ -70,6 +71,7 @@ class Qmp:
             qmp._loop.close()
             raise QmpGone(f"{path}: {error}") from error
         sock.setblocking(False)
+        qmp._socket = sock
         qmp._thread.start()
         try:
             qmp._run(qmp._establish(sock), max(deadline - time.monotonic(), 0.05), "greeting")
@@ -122,6 +124,12 @@ class Qmp:
     def alive(self) -> bool:
         """Whether the connection still stands, as far as is known without asking."""
         return not self._closed and self._client.runstate.name == "RUNNING"
+
+    def fileno(self) -> int:
+        """The connection's descriptor, for whoever must be able to speak over it when we can't any more."""
+        if self._closed or self._socket is None:
+            raise QmpGone(f"{self.path}: the connection is closed")
+        return self._socket.fileno()
 
     def close(self) -> None:
         """End the connection and its thread. Twice does no harm."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from homeport.domain.points import Consistency, PointId, PointInfo
 from homeport.domain.units import BLOCK, MiB
 from homeport.servers.difference import Base, Difference, FileBase, PointBase, differing_regions, mismatches
 from homeport.servers.digest_file import UNKNOWN, DigestFile, Digests, known
+from homeport.servers.group_barrier import Attendance
 from homeport.servers.replication_spec import ReplicationSpec
 from homeport.sources.interface import DiskView, Knowledge, PointView, Source
 from homeport.sources.verify import sample_clean_blocks
@@ -59,6 +61,7 @@ class Taken:
     stored_bytes: int
     found_by: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    group: str | None = None
 
 
 class Cycle:
@@ -204,8 +207,14 @@ class Cycle:
 
     # ── points ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def take_point(self, consistency: Consistency = Consistency.CRASH, tags: tuple[str, ...] = ()) -> Taken:
-        """Take a point and hand it to the cache. Raises SourceError; the changes are put back then."""
+    def take_point(
+        self,
+        consistency: Consistency = Consistency.CRASH,
+        tags: tuple[str, ...] = (),
+        attendance: Attendance | None = None,
+    ) -> Taken:
+        """Take a point and hand it to the cache. ``attendance``: at the round of the machine's group, whose instant the
+        point shall be of. Raises SourceError; the changes are put back then."""
         if len(self._pending) >= SPOOL_LIMIT:
             raise StoreUnavailable(
                 f"{len(self._pending)} points wait in the cache for the recovery store",
@@ -216,9 +225,15 @@ class Cycle:
         point = PointId(self._spec.timeline, number)
         base = self._tracker_base(head)
         reader = self._reader(head, base)
-        view = self._source.begin_point(point, base, consistency, incarnation=self._incarnation_of(base, reader))
+        with attendance or nullcontext():
+            view = self._source.begin_point(
+                point, base, consistency, incarnation=self._incarnation_of(base, reader), cut=attendance
+            )
+        group = attendance.mark if attendance else None
+        if attendance and attendance.trouble:
+            view = replace(view, notes=(*view.notes, f"not of one instant with its group: {attendance.trouble}"))
         try:
-            spooled, found_by, complete = self._build(view, head, base, reader, tags)
+            spooled, found_by, complete = self._build(view, head, base, reader, tags, group)
         except BaseException:
             self._source.abort(point)
             raise
@@ -231,7 +246,7 @@ class Cycle:
         notes = list(view.notes)
         return Taken(
             point, view.instant.isoformat(), view.consistency, spooled.logical_bytes, spooled.stored_bytes,
-            found_by, notes,
+            found_by, notes, group,
         )  # fmt: skip
 
     def _tracker_base(self, head: PointId | None) -> PointId:
@@ -266,7 +281,13 @@ class Cycle:
         return self._incarnation
 
     def _build(
-        self, view: PointView, head: PointId | None, base: PointId, reader: PointReader | None, tags: tuple[str, ...]
+        self,
+        view: PointView,
+        head: PointId | None,
+        base: PointId,
+        reader: PointReader | None,
+        tags: tuple[str, ...],
+        group: str | None,
     ) -> tuple[SpooledPoint, dict[str, str], dict[str, Digests]]:
         builder = self._writer.builder(view.point.number, self._spool, head)
         found_by: dict[str, str] = {}
@@ -274,7 +295,7 @@ class Cycle:
         try:
             for disk in view.disks:
                 found_by[disk.id] = self._ship_disk(disk, view, head, base, reader, builder, complete)
-            spooled = self._finish(builder, view, self._machine(), tags)
+            spooled = self._finish(builder, view, self._machine(), tags, group)
         except BaseException:
             builder.discard()
             raise
@@ -399,7 +420,12 @@ class Cycle:
         return progress
 
     def _finish(
-        self, builder: PointBuilder, view: PointView, machine: dict[str, Any], tags: tuple[str, ...] = ()
+        self,
+        builder: PointBuilder,
+        view: PointView,
+        machine: dict[str, Any],
+        tags: tuple[str, ...] = (),
+        group: str | None = None,
     ) -> SpooledPoint:
         return builder.finish(
             instant=view.instant,
@@ -409,6 +435,7 @@ class Cycle:
             tags=tags,
             machine=machine,
             notes=view.notes,
+            group=group,
         )
 
     def _remember(self, view: PointView, spooled: SpooledPoint, complete: dict[str, Digests]) -> None:

@@ -16,6 +16,7 @@ from homeport.qemu.bitmaps import stop_tracking
 from homeport.qemu.errors import QmpGone
 from homeport.qemu.qmp import Qmp
 from homeport.sites.qemu import QemuSite
+from homeport.sources.hold import Hold, NothingRuns, QemuHold
 from homeport.sources.interface import Changed, DiskView, Knowledge
 from homeport.sources.qemu import QemuSource
 from homeport.sources.scan import ImageView
@@ -59,7 +60,12 @@ class LocalMachine:
             nbd_dir=self._site.folder(self._vm) / "run",  # QEMU keeps its first address for as long as it lives
             nbd_server=server,
             exclude=self._exclude,
+            hold=self._hold,
         )
+
+    def _hold(self, qmp: Qmp) -> Hold:
+        runs = self._site.machine(self._vm).extra.get("runner", "qemu") == "qemu"
+        return QemuHold(qmp) if runs else NothingRuns()
 
     def quiesce(self, timeout: float) -> bool:
         """Shut the guest down; where it doesn't within ``timeout`` seconds, pause it. Nothing is written after."""

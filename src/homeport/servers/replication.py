@@ -19,12 +19,14 @@ from typing import Any, Protocol
 
 import structlog
 
+from homeport.domain import groups
 from homeport.domain.errors import HomeportError
 from homeport.domain.points import Consistency, PointId, PointInfo
 from homeport.domain.retention import points_to_prune
 from homeport.servers.crossing import Crossing
 from homeport.servers.cycle import Cycle, Taken
 from homeport.servers.durable import write_durably
+from homeport.servers.group_barrier import GroupBarrier
 from homeport.servers.remote_objects import RemoteObjects
 from homeport.servers.replication_spec import ReplicationSpec
 from homeport.sources.interface import Source
@@ -97,7 +99,9 @@ class Replication:
         owner: str,
         report: Callable[[dict[str, Any]], None],
         crossing: Crossing,
+        barrier: GroupBarrier | None = None,
     ) -> None:
+        """``barrier``: of the group that the machine is a member of."""
         self.spec = spec
         self._machine = machine
         self._own_objects = own_objects
@@ -105,6 +109,8 @@ class Replication:
         self._owner = owner
         self._report = report
         self._crossing = crossing
+        self._barrier = barrier
+        self._round: dict[str, Any] | None = None
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._ended = threading.Event()
@@ -117,7 +123,8 @@ class Replication:
         self._error: HomeportError | None = None
         self._progress: dict[str, Any] | None = None
         self._head: PointId | None = None
-        self._next_thin = 0.0
+        # Members that began at the same moment must know of each other's points before they drop any.
+        self._next_thin = 0.0 if barrier is None else time.monotonic() + THIN_EVERY
         self._points: list[PointInfo] | None = None
         self._rpo_from: datetime | None = None
         self._last_report = 0.0
@@ -203,6 +210,8 @@ class Replication:
                     self._wake.wait(RETRY_AFTER)
                     self._wake.clear()
         finally:
+            if self._barrier is not None:
+                self._barrier.leave(self.spec.item)
             self._ended.set()
             self._refuse_requests(_STOPPED)
             if self._phase not in ("stopped",):
@@ -224,7 +233,7 @@ class Replication:
                 self._say("seeding", force=True)
                 cycle.first_copy()
             next_prune = 0.0
-            last_point = -math.inf
+            since: float | None = None
             while True:
                 if self._stop.is_set():
                     raise _Stop
@@ -235,13 +244,13 @@ class Replication:
                 if resync:
                     self._resync.clear()
                     cycle.resync()
-                    last_point = -math.inf
-                due = time.monotonic() >= last_point + self.spec.interval
+                    since = None
+                due = time.monotonic() >= self._due_at(since)
                 request = self._next_request()
                 if due or request:
-                    last_point = time.monotonic()
+                    began = time.monotonic()
                     try:
-                        self._take(cycle, store, request)
+                        self._take(cycle, store, request, together=since is not None)
                     except BaseException:
                         if resync:
                             self._resync.set()  # still to be done
@@ -252,22 +261,57 @@ class Replication:
                         except StoreUnavailable as error:
                             self._failed("error", error)  # points go on into the cache all the same
                         next_prune = time.monotonic() + PRUNE_EVERY
+                    since = began if self._barrier is None else time.monotonic()
                     continue
-                self._wake.wait(max(0.0, last_point + self.spec.interval - time.monotonic()))
+                due_at = self._due_at(since)
+                if self._barrier is not None:
+                    self._barrier.free(self.spec.item, due_at)
+                self._wake.wait(max(0.0, due_at - time.monotonic()))
                 self._wake.clear()
         finally:
             cycle.close()
 
-    def _take(self, cycle: Cycle, store: MachineStore, request: _Request | None) -> Taken | None:
+    def _due_at(self, since: float | None) -> float:
+        """When the next point is due (monotonic seconds), by the policy as it is now. ``since``: when the last one was
+        begun; of a member of a group, when it was done: it joins the others at the next round after that, however long
+        the last one took it. None: at once."""
+        if since is None:
+            return -math.inf
+        if self._barrier is None:
+            return since + self.spec.interval
+        return groups.next_tick(since, self.spec.interval)
+
+    def _take(
+        self, cycle: Cycle, store: MachineStore, request: _Request | None, *, together: bool = False
+    ) -> Taken | None:
+        """``together``: with the others of the group, unless it was asked for one of this machine."""
+        try:
+            return self._take_one(cycle, store, request, together=together)
+        finally:
+            if self._barrier is not None:
+                self._barrier.busy(self.spec.item)
+
+    def _take_one(self, cycle: Cycle, store: MachineStore, request: _Request | None, *, together: bool) -> Taken | None:
+        attendance = None
+        if self._barrier is not None and (cycle.backlog or request or not together):
+            self._barrier.busy(self.spec.item)
+        if self._barrier is not None and together and not request:
+            attendance = self._barrier.attend(self.spec.item)
         if cycle.backlog:
             try:
                 self._ship(cycle, store)  # what waits goes first: it may have filled the cache
             except StoreUnavailable as error:
                 self._failed("error", error)
-        app_due = self.spec.app_consistent and time.monotonic() - self._last_app >= self.spec.app_consistent
+        app_due = self.spec.app_consistent and self._app_due()
         wanted = request.consistency if request else Consistency.APP if app_due else Consistency.CRASH
         try:
-            taken = cycle.take_point(wanted, request.tags if request else ())
+            taken = cycle.take_point(wanted, request.tags if request else (), attendance)
+            if attendance:
+                self._round = {
+                    "group": self.spec.group,
+                    "at": taken.instant if taken.group else (self._round or {}).get("at"),
+                    "trouble": attendance.trouble,
+                }
             self._found_by = taken.found_by
             if wanted is Consistency.APP:
                 self._last_app = time.monotonic()
@@ -282,6 +326,13 @@ class Replication:
         if request:
             request.answer.set_result(taken)
         return taken
+
+    def _app_due(self) -> bool:
+        """Members of a group come to it in the same round."""
+        every, now = self.spec.app_consistent, time.monotonic()
+        if self._barrier is not None:
+            return now // every > self._last_app // every
+        return now - self._last_app >= every
 
     def _ship(self, cycle: Cycle, store: MachineStore) -> None:
         published = cycle.ship()
@@ -321,7 +372,8 @@ class Replication:
     def _prune(self, store: MachineStore) -> None:
         if not self._points:
             return
-        drop = points_to_prune(self._points, datetime.now(UTC), self.spec.retention)
+        shared = self._barrier.shared(self.spec.item) if self._barrier is not None else ()
+        drop = points_to_prune(self._points, datetime.now(UTC), self.spec.retention, shared=shared)
         if drop and time.monotonic() >= self._next_thin:
             self._next_thin = time.monotonic() + THIN_EVERY
             store.expire(self.spec.timeline, [point.number for point in drop])
@@ -376,7 +428,10 @@ class Replication:
             "error": self._error.to_json() if self._error else None,
             "crossed": self._crossing.to_json(),
             "found_by": self._found_by,
+            "round": self._round,
         }
+        if self._barrier is not None and self._points is not None:
+            self._barrier.knows(self.spec.item, self._points)
         if points and self._points is not None:
             report["points"] = [point.to_json() for point in self._points]
         self._report(report)

@@ -12,6 +12,7 @@ not the one asked for means ``unknown``: compare digests.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -19,6 +20,7 @@ from typing import Protocol
 
 from homeport.domain.extents import Extents
 from homeport.domain.points import Consistency, PointId
+from homeport.sources.hold import Hold
 
 
 class Knowledge(StrEnum):
@@ -65,6 +67,17 @@ class PointView:
     notes: tuple[str, ...] = ()
 
 
+class Cut(Protocol):
+    """Where machines meet that take a point of one instant (servers/group_barrier.py). Every wait is bounded."""
+
+    def assemble(self) -> None:
+        """All that the instant needs is prepared here; returns when it is elsewhere, too."""
+
+    def take(self, hold: Hold, switch: Callable[[], None]) -> datetime:
+        """The machine is held, with the others; ``switch`` is called; it goes on. Returns the instant (UTC), which is
+        the others', too, where it came to one. Raises what ``switch`` raised."""
+
+
 class Source(Protocol):
     def track(self, base: PointId) -> None:
         """Begin to track changes since ``base`` on all disks (now, whatever the disks hold), unless tracked already."""
@@ -82,9 +95,11 @@ class Source(Protocol):
         consistency: Consistency = Consistency.CRASH,
         *,
         incarnation: str | None = None,
+        cut: Cut | None = None,
     ) -> PointView:
         """A view of one instant over all disks, with what changed since ``base``; a tracker of ``base`` with another
-        ``incarnation`` than the one given is not that base's: UNKNOWN."""
+        ``incarnation`` than the one given is not that base's: UNKNOWN. ``cut``: where the instant is shared with other
+        machines."""
 
     def handed(self, point: PointId) -> None:
         """Drop the view of ``point``; keep its generation. Twice does no harm."""

@@ -30,7 +30,8 @@ from homeport.sources import exports, scratch
 from homeport.sources.errors import FreezeFailed, SourceError, SourceGone, ViewBroken
 from homeport.sources.freeze import Freeze
 from homeport.sources.generations import Generations, actions_of
-from homeport.sources.interface import Changed, Knowledge, PointView
+from homeport.sources.hold import Hold, QemuHold, let_go
+from homeport.sources.interface import Changed, Cut, Knowledge, PointView
 from homeport.sources.qemu_view import InstantView, QemuDiskView
 
 log = structlog.get_logger(__name__)
@@ -57,7 +58,8 @@ class QemuSource:
     ``qmp_path``: its QMP socket; it is held during each call only. ``agent_path``: the guest agent's socket, if any.
     ``scratch``: a folder for this machine alone; ``scratch_limit``: bytes that an open view may take there, over all
     disks. ``nbd_dir``: where QEMU's NBD server gets its socket, unless QEMU has one already at ``nbd_server``.
-    ``exclude``: ids of disks that are left out: not tracked, not in any view.
+    ``exclude``: ids of disks that are left out: not tracked, not in any view. ``hold``: how it is made to stand still
+    for an instant that it shares with others.
 
     One thread drives it; the views it hands out are read by any number of threads.
     """
@@ -72,12 +74,14 @@ class QemuSource:
         nbd_dir: Path,
         nbd_server: str | Path | None = None,
         exclude: Collection[str] = (),
+        hold: Callable[[Qmp], Hold] = QemuHold,
     ) -> None:
         self._qmp_path = Path(qmp_path)
         self._agent_path = agent_path
         self._scratch = Path(scratch)
         self._scratch_limit = scratch_limit
         self._exclude = frozenset(exclude)
+        self._hold = hold
         self._own_server = nbd_server is None
         self._address = (
             Path(nbd_server) if nbd_server else exports.nbd_address(Path(nbd_dir).absolute(), self._qmp_path)
@@ -128,6 +132,7 @@ class QemuSource:
         consistency: Consistency = Consistency.CRASH,
         *,
         incarnation: str | None = None,
+        cut: Cut | None = None,
         strict: bool = False,
     ) -> PointView:
         """A view of all disks at one instant, and what changed since ``base`` per disk (UNKNOWN where it isn't known).
@@ -147,11 +152,18 @@ class QemuSource:
                 self._drop_view(qmp)
                 self._drop_live(qmp)
                 prepared = self._prepare(qmp, point, base, incarnation)
+                switch = partial(graph.switch, qmp, prepared.known, {disk.id: disk.cbw_node for disk in prepared.disks})
+                hold = self._hold(qmp) if cut else None
+                if cut:
+                    cut.assemble()
                 if consistency is Consistency.APP:
                     freeze = self._frozen(strict, notes)
-                instant = datetime.now(UTC)
                 try:
-                    graph.switch(qmp, prepared.known, {disk.id: disk.cbw_node for disk in prepared.disks})
+                    if cut and hold:
+                        instant = cut.take(hold, switch)
+                    else:
+                        instant = datetime.now(UTC)
+                        switch()
                 finally:
                     if freeze:
                         reason = freeze.thaw()
@@ -309,6 +321,7 @@ class QemuSource:
     def recover(self, handed: list[PointId]) -> None:
         """Drop views left open. Keep the oldest generation and those of ``handed``; put back all others."""
         with self._qmp() as qmp:
+            let_go(qmp, graph.nodes(qmp))
             self._drop_view(qmp)
             self._drop_live(qmp)
             generations = [Generations(found) for found in self._bitmaps(qmp).values()]

@@ -13,7 +13,8 @@ from homeport.domain.extents import Extents
 from homeport.domain.points import Consistency, PointId
 from homeport.qemu.bitmaps import new_incarnation
 from homeport.sources.errors import ViewBroken
-from homeport.sources.interface import Changed, DiskView, Knowledge, PointView
+from homeport.sources.hold import NothingRuns
+from homeport.sources.interface import Changed, Cut, DiskView, Knowledge, PointView
 
 
 class ImageView:
@@ -68,9 +69,13 @@ class ScanSource:
         consistency: Consistency = Consistency.CRASH,
         *,
         incarnation: str | None = None,
+        cut: Cut | None = None,
     ) -> PointView:
         """Crash-consistent always: whether the guest shut down cleanly is for the caller to know."""
         instant = datetime.now(UTC)
+        if cut:
+            cut.assemble()
+            instant = cut.take(NothingRuns(), lambda: None)
         changed = {
             disk: Changed(Knowledge.EXTENTS, self._changed[disk])
             if disk in self._changed

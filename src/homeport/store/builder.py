@@ -202,11 +202,15 @@ class PointBuilder:
         machine: dict[str, Any] | None = None,
         digest_maps: dict[str, NDArray[np.uint8]] | None = None,
         notes: Sequence[str] = (),
+        group: str | None = None,
     ) -> SpooledPoint:
         """Everything is on the disk when this returns: the point counts as *handed*. ``instant``: UTC; ``disks``: sizes
         in bytes of all disks, in the machine's order; ``digest_maps``: digests of all blocks of a disk as of this
-        point, to be kept beside it. No write may be under way. Raises StoreUnavailable, ValueError."""
+        point, to be kept beside it; ``group``: see :class:`PointInfo`. No write may be under way. Raises
+        StoreUnavailable, ValueError."""
         head = _head(instant, consistency, disks, incarnation, tags, machine, notes)
+        if group is not None:
+            head["group"] = group
         with self._ending():
             built, rows = self._build(head, disks, digest_maps or {})
             return self._spool(built, rows)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from homeport.domain.groups import is_mark
 from homeport.domain.points import Consistency, PointId
 
 Check = Callable[[Any], bool]
@@ -129,6 +130,8 @@ _SHAPES: dict[str, dict[str, Check]] = {
     "vault backup": {"backup": _name, "created": _time, "sha256": _like(_SHA256)},
     "manifest": _built,
 }
+_MAY: dict[str, dict[str, Check]] = {"point": {"group": is_mark}, "manifest": {"group": is_mark}}
+"""Fields that need not be there."""
 _KINDS = {"point": ("point", "end"), "part": ("part",), "thin": ("thin",), "layer": ("layer",)}
 
 
@@ -148,6 +151,9 @@ def wrong(kind: str, head: Any) -> str | None:
         shape = {**shape, **(_settling if "settles" in head else {"range": _or_none(_each(_number, _number))})}
     for field, check in shape.items():
         if field not in head or not check(head[field]):
+            return field
+    for field, check in _MAY.get(kind, {}).items():
+        if field in head and not check(head[field]):
             return field
     if "index" in shape and len(head["sections"]) != -(-head["segments"] // 4096) + len(head["index"]):
         return "sections"

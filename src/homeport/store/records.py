@@ -314,6 +314,7 @@ class Record:
             stored_bytes=head["stored_bytes"],
             hidden=hidden,
             disks=dict(self.disks),
+            group=head.get("group"),
         )
 
 

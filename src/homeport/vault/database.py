@@ -127,7 +127,8 @@ class ItemRow(Base):
 
     ``lineage``: the timelines whose points are offered, oldest first; the last one grows. ``timelines``: all that were
     ever made, by site. ``ties``: what one operation leaves for a later one (see items.py). ``target``: a
-    :class:`homeport.domain.target.Target`. ``purge_at``: of a removed item, when its points go; None: they have.
+    :class:`homeport.domain.target.Target`. ``group_name``: its replication group's (groups.py). ``purge_at``: of a
+    removed item, when its points go; None: they have.
     """
 
     __tablename__ = "items"
@@ -160,6 +161,7 @@ class ItemRow(Base):
     removed: Mapped[datetime | None]
     purge_at: Mapped[datetime | None]
     target: Mapped[Json] = mapped_column(default=dict, server_default="{}")
+    group_name: Mapped[str | None]
 
 
 class JobRow(Base):

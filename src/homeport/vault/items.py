@@ -131,6 +131,7 @@ def to_json(core: Core, session: Session, item: ItemRow) -> Json:
         silence=core.liveness.silence(item.active_site),
         error=error_text(error),
         configuration=health_reasons(checked.findings) if (checked := session.get(CheckRow, item.id)) else (),
+        rounds=_rounds(item),
     )
     grade, reasons = health.health(condition)
     return {
@@ -140,6 +141,7 @@ def to_json(core: Core, session: Session, item: ItemRow) -> Json:
         "from": item.home,
         "to": item.away,
         "policy": item.policy,
+        "group": item.group_name,
         "state": str(item.state),
         "direction": str(item.direction),
         "active_site": item.active_site,
@@ -164,6 +166,14 @@ def to_json(core: Core, session: Session, item: ItemRow) -> Json:
         "target_machine": target_machine(item),
         "created": item.created.isoformat(),
     }
+
+
+def _rounds(item: ItemRow) -> health.Rounds | None:
+    told = item.replication.get("round")
+    if item.group_name is None or not told:
+        return None
+    at = _instant(told.get("at"))
+    return health.Rounds(item.group_name, health.rpo_seconds(at, now()), told.get("trouble"))
 
 
 def target_machine(item: ItemRow) -> Json:

@@ -111,6 +111,14 @@ def to_json(session: Session, job: JobRow) -> Json:
     }
 
 
+def accepted_json(session: Session, job: JobRow) -> Json:
+    """What was answered to who began it: it, or all that were begun with it."""
+    together = (job.params or {}).get("group")
+    if not together:
+        return {"job": to_json(session, job)}
+    return {"jobs": [to_json(session, find(session, each)) for each in together["jobs"].values()]}
+
+
 def errors(error: Json | None, tasks: list[Json]) -> list[Json]:
     """All errors of a job, each once: its own first, then those of its tasks, with the task's name."""
     found = [] if error is None else [{**error, "task": None}]

@@ -16,12 +16,14 @@ from sqlalchemy.orm import Session
 
 from homeport.domain.choice import PointKind, choose_point
 from homeport.domain.errors import HomeportError
+from homeport.domain.groups import Member, require_joinable, require_together
+from homeport.domain.limits import LIMITS
 from homeport.domain.machines import Machine
 from homeport.domain.operations import CANCELLABLE, Operation, OperationRunning, require_allowed
 from homeport.domain.points import new_timeline
 from homeport.domain.states import State
 from homeport.domain.target import Target, check_excluded
-from homeport.vault import admission, checks, idempotency, inventory, items, jobs, policies, targets
+from homeport.vault import admission, checks, groups, idempotency, inventory, items, jobs, policies, targets
 from homeport.vault.core import Core
 from homeport.vault.database import ItemRow, JobRow, Json, PolicyRow, now
 from homeport.vault.steps import settle
@@ -42,6 +44,12 @@ class PolicyMissing(HomeportError):
     remedy = "Create one with `homeport policy create`, or name one of `homeport policy list`."
 
 
+class GroupPolicy(HomeportError):
+    """One member can't have a policy of its own."""
+
+    code = "group.one-policy"
+
+
 class JobNotCancellable(HomeportError):
     code = "job.not-cancellable"
     remedy = "Wait for it to end; `homeport job show JOB` tells what it does."
@@ -57,9 +65,18 @@ class JobNotRestartable(HomeportError):
     remedy = "Begin the operation anew, if the item's state allows it."
 
 
-def protect(core: Core, machine_name: str, home: str, away: str, policy: str, target: Target | None = None) -> str:
-    """A new item and the job that protects it; the job's id. ``target``: what it shall be where it is recovered.
-    Refusals: see the errors above, and targets.check."""
+def protect(
+    core: Core,
+    machine_name: str,
+    home: str,
+    away: str,
+    policy: str,
+    target: Target | None = None,
+    group: str | None = None,
+) -> str:
+    """A new item and the job that protects it; the job's id. ``target``: what it shall be where it is recovered;
+    ``group``: the replication group that it becomes a member of. Refusals: see the errors above, targets.check, and
+    groups.require_joinable."""
     target = target or Target()
     with core.database.read() as session:
         inventory.site(session, home)
@@ -80,14 +97,25 @@ def protect(core: Core, machine_name: str, home: str, away: str, policy: str, ta
         )
     with core.database.read() as session:
         refuse_protected(session, machine)
+        _refuse_outsider(session, group, machine, home, away, policy)
     check_excluded(target.excluded_disks, machine)
     targets.check(core, away, target, machine)
     checks.before_protect(core, machine, home, away, policy, target)
     with core.database.write() as session:
+        _refuse_outsider(session, group, machine, home, away, policy)
         item = _new_item(session, machine, home, away, policy)
-        item.target = target.to_json()
-        job = _accept(session, item, Operation.PROTECT, {})
+        item.target, item.group_name = target.to_json(), group
+        job = accept(session, item, Operation.PROTECT, {})
     return _start(core, job, Operation.PROTECT)
+
+
+def _refuse_outsider(session: Session, group: str | None, machine: Machine, home: str, away: str, policy: str) -> None:
+    """Raises what groups.require_joinable does."""
+    if group is None:
+        return
+    there = [groups.as_member(item) for item in groups.members(session, group)]
+    limits = LIMITS[policies.profile(session)]
+    require_joinable(group, Member(machine.name, home, away, policy), there, limits)
 
 
 def require_policy(core: Core, policy: str) -> None:
@@ -108,6 +136,11 @@ def change_policy(core: Core, name: str, policy: str, guard: Callable[[Session, 
         item = items.live(session, name)
         if guard is not None:
             guard(session, item)
+        if policy != item.policy and (others := groups.others(session, item)):
+            raise GroupPolicy(
+                f"{item.name} shares its policy with the group {item.group_name} ({', '.join(others)}).",
+                remedy=f"Give the whole group another: `homeport group set {item.group_name} --policy {policy}`.",
+            )
         item.policy = policy
         policies.renew(session, [item])
 
@@ -172,12 +205,15 @@ def begin(core: Core, name: str, operation: Operation, params: Json) -> str:
         if item.removed is not None:
             raise items.ItemNotFound(f"{item.name} is not protected any more.")
         refuse_while_running(session, item, operation)
+        if item.group_name is not None:
+            others = groups.others(session, item)
+            require_together(operation, item.group_name, item.name, others, alone=bool(params.get("alone")))
         points = items.points_of(session, item)
         require_allowed(operation, item.state, item.direction, has_points=bool(points))
         if operation in _CHOOSES:
             choose_point(points, params["point"])
         _refuse_without_home(core, item, operation, params)
-        job = _accept(session, item, operation, params)
+        job = accept(session, item, operation, params)
     return _start(core, job, operation)
 
 
@@ -192,7 +228,7 @@ def begin_by_policy(core: Core, name: str, operation: Operation, params: Json, r
             return None
         require_allowed(operation, item.state, item.direction)
         _refuse_without_home(core, item, operation, params)
-        job = _accept(session, item, operation, params)
+        job = accept(session, item, operation, params)
         tried = {"action": policy["action"], "at": retry_at.isoformat(), "job": job}
         item.ties = {**item.ties, "commit_policy": tried}
     return _start(core, job, operation)
@@ -246,14 +282,24 @@ def refuse_while_running(session: Session, item: ItemRow, operation: Operation) 
     )
 
 
-def _accept(session: Session, item: ItemRow, operation: Operation, params: Json, *, after: JobRow | None = None) -> str:
+def accept(
+    session: Session,
+    item: ItemRow,
+    operation: Operation,
+    params: Json,
+    *,
+    after: JobRow | None = None,
+    job: str | None = None,
+    at_once: bool = False,
+) -> str:
     """The job's row and the item's claim by it: one transaction, so that of two operations at once one is refused.
-    ``after``: the job that this one runs again, or leads back out of."""
-    name = uuid.uuid4().hex[:16]
-    job = JobRow(
+    ``after``: the job that this one runs again, or leads back out of; ``job``: its id, where that is told already;
+    ``at_once``: it waits for no room at its sites."""
+    name = job or uuid.uuid4().hex[:16]
+    row = JobRow(
         id=name,
         activity=name if after is None else after.activity or after.id,
-        admitted=now() if admission.admitted_at_once(operation) else None,
+        admitted=now() if at_once or admission.admitted_at_once(operation) else None,
         kind=str(operation),
         item=item.id,
         item_name=item.name,
@@ -261,12 +307,12 @@ def _accept(session: Session, item: ItemRow, operation: Operation, params: Json,
         before=item.state,
         direction=item.direction,
     )
-    session.add(job)
-    item.job = job.id
+    session.add(row)
+    item.job = row.id
     # Whatever an operator decides takes the place of what the item's commit policy would have.
     item.ties = {name: value for name, value in item.ties.items() if name != "commit_policy"}
-    idempotency.accepted(session, job.id)
-    return job.id
+    idempotency.accepted(session, row.id)
+    return row.id
 
 
 def _start(core: Core, job: str, operation: Operation) -> str:
@@ -288,7 +334,7 @@ def cancel(core: Core, name: str) -> str:
         back = jobs.way_back(job, item)
         not_begun = job.state == "queued" and job.admitted is None
         if back is not None:
-            started = _accept(session, item, back, {}, after=job)
+            started = accept(session, item, back, {}, after=job)
         elif job.state in jobs.RUNNING and job.kind in CANCELLABLE:
             # One that has not begun ends through its workflow, too: what cancelling it means is told there.
             job.cancel, job.state, job.waiting = True, "cancelling", None
@@ -339,7 +385,7 @@ def restart(core: Core, name: str) -> str:
                 state=str(item.state),
                 allowed_operations=names,
             )
-        started = _accept(session, item, operation, job.params, after=job)
+        started = accept(session, item, operation, job.params, after=job)
     return _start(core, started, operation)
 
 

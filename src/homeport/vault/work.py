@@ -195,6 +195,7 @@ def item_params(core: Core, item: ItemRow) -> Json:
         "keys": {"vault": core.secrets.vault_id, "machine_key": item.machine_key},
         "fence": item.fence,
         "exclude": item.target.get("excluded_disks", []),
+        "group": item.group_name,
     }
 
 

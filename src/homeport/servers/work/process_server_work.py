@@ -17,6 +17,7 @@ from homeport.domain.points import Consistency
 from homeport.domain.units import MINUTE
 from homeport.servers.crossing import Crossing
 from homeport.servers.durable import write_durably
+from homeport.servers.group_barrier import Groups
 from homeport.servers.local_machine import LocalMachine
 from homeport.servers.object_gateway import ObjectGateway
 from homeport.servers.replication import Final, Replication
@@ -41,6 +42,7 @@ class ProcessServerWork:
         self._gateway = self._open_gateway()
         self._replications: dict[str, Replication] = {}
         self._crossings: dict[str, Crossing] = {}
+        self._groups = Groups()
         self._lock = threading.RLock()
         self._report: Report = lambda report: None
         self.kinds: dict[str, Handler] = {
@@ -93,7 +95,10 @@ class ProcessServerWork:
             write_durably(cache / "replicate.json", json.dumps(params).encode())
             machine = LocalMachine(self._site, spec.vm, cache / "scratch", exclude=spec.exclude)
             crossing = self._crossings.setdefault(spec.item, Crossing())
-            replication = Replication(spec, machine, self._context.objects, cache, self.name, self._report, crossing)
+            barrier = self._groups.of(spec.group) if spec.group else None
+            replication = Replication(
+                spec, machine, self._context.objects, cache, self.name, self._report, crossing, barrier
+            )
             self._replications[spec.item] = replication
             replication.start()
             return replication

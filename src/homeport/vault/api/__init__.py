@@ -10,6 +10,7 @@ from homeport.vault.api import (
     checks,
     errors,
     events,
+    groups,
     items,
     jobs,
     operations,
@@ -36,7 +37,7 @@ def create_api(core: Core) -> FastAPI:
         responses={"default": errors.DESCRIBED},
     )
     api.state.core = core
-    for part in (vault, sites, servers, policies, items, checks, operations, jobs, events, agents):
+    for part in (vault, sites, servers, policies, items, groups, checks, operations, jobs, events, agents):
         api.include_router(part.router)
     errors.install(api)
     api.add_middleware(EntityTags)

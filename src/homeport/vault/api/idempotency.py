@@ -62,7 +62,7 @@ class IdempotencyKeys:
             return Response(kept.body, kept.status, headers)
         assert kept.job is not None
         with self.core.database.read() as session:
-            told = {"job": jobs.to_json(session, jobs.find(session, kept.job))}
+            told = jobs.accepted_json(session, jobs.find(session, kept.job))
         headers |= {"content-type": "application/json", "location": f"/v1/jobs/{kept.job}"}
         return Response(json.dumps(told, default=str), 202, headers)
 

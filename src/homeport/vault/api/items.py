@@ -37,13 +37,15 @@ class TargetProperties(BaseModel):
 
 
 class NewItem(TargetProperties):
-    """``machine``: name or uuid at the site ``from``. ``exclude_disks``: ids of disks that are not replicated."""
+    """``machine``: name or uuid at the site ``from``. ``exclude_disks``: ids of disks that are not replicated.
+    ``group``: the replication group that it becomes a member of; it begins with its first member."""
 
     machine: str
     home: str = Field(alias="from")
     away: str = Field(alias="to")
     policy: str
     exclude_disks: list[str] = []
+    group: str | None = None
 
 
 class ItemChanges(TargetProperties):
@@ -59,6 +61,7 @@ def list_items(
     state: Annotated[list[str] | None, Query(description="In one of these states; give it several times")] = None,
     site: Annotated[str | None, Query(description="Protected at this site, or to it")] = None,
     policy: str | None = None,
+    group: str | None = None,
 ) -> dict[str, Any]:
     """By name."""
     wanted = select(ItemRow).where(ItemRow.removed.is_(None))
@@ -68,6 +71,8 @@ def list_items(
         wanted = wanted.where((ItemRow.home == site) | (ItemRow.away == site))
     if policy is not None:
         wanted = wanted.where(ItemRow.policy == policy)
+    if group is not None:
+        wanted = wanted.where(ItemRow.group_name == group)
     with core.database.read() as session:
         rows = session.scalars(keyset(wanted, page, ItemRow.name, ItemRow.id)).all()
         found, following = page.cut(rows, lambda item: (item.name, item.id))
@@ -85,7 +90,7 @@ def protect(core: TheCore, body: NewItem) -> dict[str, Any]:
         excluded_disks=tuple(dict.fromkeys(body.exclude_disks)),
         tags=tuple(body.tags),
     )
-    job = operations.protect(core, body.machine, body.home, body.away, body.policy, target)
+    job = operations.protect(core, body.machine, body.home, body.away, body.policy, target, body.group)
     with core.database.read() as session:
         return {"job": jobs.to_json(session, jobs.find(session, job))}
 

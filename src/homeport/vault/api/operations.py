@@ -39,13 +39,15 @@ class Cleanup(Params):
 class Failover(Params):
     """``shutdown``: shut the machine down first, best effort, so that nothing is lost. ``planned``: it must shut down
     and its last changes must arrive, else all is undone. ``commit_policy``: what becomes of the failover by itself,
-    ``commit_after`` seconds after it, unless an operator decides before."""
+    ``commit_after`` seconds after it, unless an operator decides before. ``alone``: a member of a replication group,
+    without the others."""
 
     point: str = PointKind.LATEST
     shutdown: bool = True
     planned: bool = False
     commit_policy: Literal["none", "auto-commit", "auto-rollback"] = "none"
     commit_after: int = Field(default=4 * HOUR, ge=MINUTE, le=7 * DAY)
+    alone: bool = False
 
     @model_validator(mode="after")
     def _planned_loses_nothing(self) -> Self:
@@ -64,10 +66,12 @@ class Commit(Params):
 
 class ChangePoint(Params):
     point: str
+    alone: bool = False
 
 
 class Failback(Params):
     point: str = PointKind.LATEST
+    alone: bool = False
 
 
 class Point(Params):

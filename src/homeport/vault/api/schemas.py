@@ -75,6 +75,44 @@ class JobAccepted(Shown):
     job: Job
 
 
+class JobsAccepted(Shown):
+    """One for each member of a group."""
+
+    jobs: list[Job]
+
+
+class GroupMember(Shown):
+    item: str
+    name: str
+    state: str
+    active_site: str
+
+
+class CommonPoint(Shown):
+    """``points``: a point's id by the member's name."""
+
+    round: str
+    time: Instant
+    consistency: str
+    points: dict[str, str]
+
+
+class Group(Shown):
+    """A replication group. ``rpo_seconds``: the age of the newest point that all members have."""
+
+    name: str
+    home: str = Field(alias="from")
+    away: str = Field(alias="to")
+    policy: str
+    members: list[GroupMember]
+    rpo_seconds: float | None
+    common_points: list[CommonPoint]
+
+
+class GroupList(Shown):
+    groups: list[Group]
+
+
 class JobList(Shown):
     jobs: list[Job]
     next: Next = None
@@ -101,6 +139,7 @@ class Item(Shown):
     home: str = Field(alias="from")
     away: str = Field(alias="to")
     policy: str
+    group: str | None
     state: str
     direction: str
     active_site: str

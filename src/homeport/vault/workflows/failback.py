@@ -76,7 +76,7 @@ def bring_home(run: Run, facts: Facts) -> None:
             run.attempt("stop-replication", replication.stop_replication(facts.away))
             run.step("fence-recovery-machine", fence_recovery_machine(facts))
     run.step("end-timeline", replication.end_timeline(facts.home, facts.timeline))
-    chosen = run.step("choose-point", replication.choose(run.params["point"], stopped))
+    chosen = run.step("choose-point", replication.choose(run.params["point"], stopped, run.params.get("group")))
     written = run.step("write-disks", write_disks(facts, chosen["point"]))
     started = run.step("start-original", replication.start_original(facts, facts.home, chosen["point"]))
     run.finish(

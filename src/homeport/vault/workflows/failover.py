@@ -62,7 +62,7 @@ def failover(run: Run) -> None:
         stopped = how_it_stopped(run, facts)
         if replication.final_point(stopped) is None:
             run.step("fence-source", fence_source(run, facts))
-        chosen = run.step("choose-point", replication.choose(run.params["point"], stopped))
+        chosen = run.step("choose-point", replication.choose(run.params["point"], stopped, run.params.get("group")))
         if facts.attempted not in (None, chosen["point"]):
             run.step("remove-earlier", remove(facts, facts.attempted))
         started = run.step(

@@ -8,8 +8,9 @@ from sqlalchemy.orm import Session
 
 from homeport.domain.choice import PointKind, choose_point
 from homeport.domain.errors import HomeportError
+from homeport.domain.groups import MULTI_VM
 from homeport.domain.points import PointId
-from homeport.vault import inventory, items, policies
+from homeport.vault import groups, inventory, items, policies
 from homeport.vault.database import ItemRow, Json, SiteRow
 from homeport.vault.steps import Cancelled, Effect, Facts, Step
 from homeport.vault.work import SiteUnreachable, withdraw_posted
@@ -271,14 +272,37 @@ def _remember(step: Step, timeline: str, result: Json) -> Json:
     return {"head": result.get("head"), "points": len(points)}
 
 
-def choose(kind: str, stopped: Json | None = None) -> Effect:
-    """``stopped``: what a planned stop came to; if that was complete, its point is what "latest" means."""
+def choose(kind: str, stopped: Json | None = None, together: Json | None = None) -> Effect:
+    """``stopped``: what a planned stop came to; if that was complete, its point is what "latest" means. ``together``:
+    the jobs of the item's group that were begun with this one."""
+    if together and kind in MULTI_VM:
+        return choose_together(kind, together)
     final = final_point(stopped)
     wanted = final if final is not None and kind == PointKind.LATEST else kind
 
     def effect(step: Step) -> Json:
         with step.item() as (session, item):
             point = choose_point(items.points_of(session, item), wanted)
+        return {"point": str(point.id), "time": point.time.isoformat(), "consistency": str(point.consistency)}
+
+    return effect
+
+
+def choose_together(kind: str, together: Json) -> Effect:
+    """Once all of the group's timelines have ended, or their jobs have: the first that comes to it decides for all."""
+
+    def effect(step: Step) -> Json:
+        def others_are_there() -> bool | None:
+            with step.core.database.read() as session:
+                waiting = groups.not_there_yet(session, together, step.job, "end-timeline")
+            if waiting and step.cancel_wanted():
+                raise Cancelled
+            return True if not waiting else None
+
+        step.core.signal.until(others_are_there, every=1)
+        with step.item() as (session, item):
+            chosen = groups.decide(session, step.job, together, kind)
+            point = choose_point(items.points_of(session, item), chosen[item.id])
         return {"point": str(point.id), "time": point.time.isoformat(), "consistency": str(point.consistency)}
 
     return effect
