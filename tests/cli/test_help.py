@@ -16,7 +16,12 @@ from tests.cli.conftest import Homeport
 
 EXPECTED = {
     *("up", "vault passphrase", "vault backup", "vault backups", "vault restore", "vault rebuild"),
+    *("serve vault", "serve configuration-server", "serve process-server", "serve master-target"),
+    "process-server switch",
     *("site add", "site list", "site show", "site set", "site remove"),
+    *("vault key new", "vault authority", "vault trust"),
+    *("configuration-server join", "configuration-server passphrase", "process-server join", "master-target join"),
+    *("server list", "server revoke", "server remove"),
     *("machine list", "machine start"),
     *("policy create", "policy list", "policy show", "policy set", "policy remove", "policy profile"),
     *("item list", "item show", "item set", "item purge"),

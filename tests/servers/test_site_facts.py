@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from homeport.domain.errors import HomeportError
-from homeport.servers.site_facts import StoreProbe, drive
+from homeport.servers.site_facts import StoreProbe, device_of, drive, volumes
 from homeport.store.memory import MemoryObjects
 from homeport.store.objects import open_objects
 
@@ -38,6 +38,14 @@ def test_a_drive_is_told_be_its_folder_there_or_not(tmp_path: Path) -> None:
         assert found["writable"] is True
         assert found["filesystem"] == found["filesystem"].lower()
     assert drive(tmp_path / "cache")["device"] == drive(tmp_path / "retention")["device"]
+
+
+def test_the_volumes_of_this_machine_hold_its_folders_each_once(tmp_path: Path) -> None:
+    found = volumes()
+    assert len({volume.device for volume in found}) == len(found)
+    assert device_of(tmp_path) in {volume.device for volume in found}
+    assert not {"proc", "sysfs", "cgroup2"} & {volume.filesystem for volume in found}
+    assert all(0 <= volume.free <= volume.total for volume in found)
 
 
 def test_a_local_store_answers_and_tells_its_room(tmp_path: Path) -> None:

@@ -20,8 +20,11 @@ from homeport.domain.errors import HomeportError
 from homeport.domain.machines import Power
 from homeport.domain.points import PointId
 from homeport.domain.units import BLOCK, MiB
+from homeport.servers.site_facts import device_of
 from homeport.servers.work import NotReplicating, SiteWork, StaleWork
 from homeport.servers.work.kinds import PARTS
+from homeport.servers.work.process_server_work import ProcessServerWork
+from homeport.servers.work.site_context import SiteContext
 from homeport.servers.work.site_work import ServersHere
 from homeport.sites.interface import StartOptions
 from homeport.sites.qemu import QemuSite
@@ -386,3 +389,30 @@ def test_every_kind_of_work_has_roles_that_do_it(place: Place) -> None:
     roles = (place.work.provider, place.work.store, place.here.process_server, place.here.master_target)
     told = {(part.duty, part.kind) for parts in PARTS.values() for part in parts}
     assert told == {(role.duty, kind) for role in roles for kind in role.kinds}
+
+
+def test_a_process_server_goes_on_by_itself_with_what_it_replicated(place: Place) -> None:
+    def restarted() -> ProcessServerWork:
+        context = SiteContext("a", place.site, place.own, place.objects, (place.own / "store").as_uri())
+        work = ProcessServerWork(context)
+        work.resume_own()
+        return work
+
+    place.site.start("disks", StartOptions())
+    place.replicate()
+    place.here.process_server.stop()
+    again = restarted()
+    assert again.running("item").spec.timeline == T1
+    again.stop()
+    place.do("stop-replication")
+    paused = restarted()
+    with pytest.raises(NotReplicating):
+        paused.running("item")
+    paused.stop()
+
+
+def test_the_drives_of_a_master_target_are_listed_with_what_keeps_them_from_retention(place: Place) -> None:
+    drives = place.here.master_target.facts()["retention_drives"]
+    own = device_of(place.own)
+    mine = next(each for each in drives if device_of(Path(each["path"])) == own)
+    assert mine["reason"].startswith("in use: "), "machines, cache and store lie there"

@@ -1,18 +1,36 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import structlog
+from sqlalchemy import delete
 from structlog.typing import EventDict
 
+from homeport.vault.app import create_vault
+from homeport.vault.database import SettingRow
 from tests.trust.world import Site, TlsVault
 
 
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """State folder of a vault that has nothing but its database: making the schema takes longer than most tests."""
+    state = tmp_path_factory.mktemp("vault") / "state"
+    made = create_vault(state)
+    with made.core.database.write() as session:
+        session.execute(delete(SettingRow))
+    made.close()
+    for file in ("token", "vault-key.json", "passphrase", "authority.pem"):
+        (state / file).unlink()
+    return state
+
+
 @pytest.fixture
-def vault(tmp_path: Path) -> Iterator[TlsVault]:
+def vault(tmp_path: Path, empty: Path) -> Iterator[TlsVault]:
     """One with the sites home and away, served over TLS."""
+    shutil.copytree(empty, tmp_path / "vault")
     served = TlsVault(tmp_path / "vault")
     try:
         yield served

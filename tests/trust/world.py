@@ -72,7 +72,7 @@ class TlsVault:
         listener = listen()
         self.url = url_of(listener)
         self.identity = self.vault.identity("vault-1", [self.url], ["127.0.0.1"])
-        self._served = Served(self.vault.app, self.identity, require_client=False, listener=listener)
+        self.serving = Served(self.vault.app, self.identity, require_client=False, listener=listener)
         self.operator = httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {self.vault.token}"},
@@ -93,7 +93,7 @@ class TlsVault:
     def stop(self) -> None:
         self.operator.close()
         self.core.signal.stop()
-        self._served.stop()
+        self.serving.stop()
         self.vault.close()
 
 
@@ -135,8 +135,8 @@ class InBetween:
         certificate = Issuer(root, key).issue(read_request(make_request(own, who.name)), who, datetime.now(UTC))
         chain = folder / "between.pem"
         chain.write_text(key_to_pem(own) + to_pem(certificate))
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(chain)
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(chain)
         self._to = int(to.rsplit(":", 1)[1])
         self._listener = listen()
         self.url = url_of(self._listener)
@@ -158,7 +158,7 @@ class InBetween:
         outside = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         outside.check_hostname, outside.verify_mode = False, ssl.CERT_NONE
         try:
-            near = self._context.wrap_socket(taken, server_side=True)
+            near = self.context.wrap_socket(taken, server_side=True)
             far = outside.wrap_socket(socket.create_connection(("127.0.0.1", self._to), 10))
         except OSError:
             taken.close()

@@ -31,11 +31,13 @@ class Session:
         state: Path | None = None,
         url: str | None = None,
         token_file: Path | None = None,
+        authority: Path | None = None,
     ) -> None:
         self.json_wanted = json_wanted
         self._state = state
         self._url = url
         self._token_file = token_file
+        self._authority = authority
         self._open = ExitStack()
 
     @functools.cached_property
@@ -56,7 +58,7 @@ class Session:
                 raise TokenUnreadable(
                     f"the token file {self._token_file} can't be read: {error.strerror}", remedy=""
                 ) from error
-            client = VaultClient(self._url, token)
+            client = VaultClient(self._url, token, authority=self._authority)
         return self._open.enter_context(client)
 
     def close(self) -> None:

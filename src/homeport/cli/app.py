@@ -14,11 +14,14 @@ from homeport.cli import (
     groups,
     items,
     jobs,
+    joining,
     lessons,
     operations,
     points,
     policies,
     protect,
+    serve,
+    servers,
     sites,
     status,
     store_commands,
@@ -29,7 +32,8 @@ from homeport.cli.errors import FAILED, WRONG_USE, Interrupted, WrongUse, exit_s
 from homeport.domain.errors import HomeportError
 
 ORDER = (
-    *("up", "vault", "site", "machine", "policy"),
+    *("up", "serve", "vault", "site", "configuration-server", "process-server", "master-target", "server"),
+    *("machine", "policy"),
     *("protect", "item", "group", "point", "resync", "pause", "resume", "disable"),
     *("test-failover", "cleanup"),
     *("failover", "change-point", "commit", "undo", "complete-migration"),
@@ -79,21 +83,11 @@ def build() -> typer.Typer:
     ) -> None:
         """Options of `homeport` itself."""
 
-    for part in (
-        up,
-        vault,
-        sites,
-        policies,
-        protect,
-        items,
-        groups,
-        operations,
-        points,
-        status,
-        checks,
-        jobs,
-        store_commands,
-    ):
+    parts = (
+        *(up, serve, vault, sites, joining, servers, policies, protect, items, groups),
+        *(operations, points, status, checks, jobs),
+    )
+    for part in (*parts, store_commands):
         part.register(app)
     return app
 

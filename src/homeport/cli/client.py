@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,14 @@ from homeport.cli.api import (
     Site,
     VaultInfo,
 )
-from homeport.cli.errors import BadAnswer, TokenUnreadable, VaultFailing, VaultNotRunning, VaultRefused
+from homeport.cli.errors import (
+    AuthorityUnreadable,
+    BadAnswer,
+    TokenUnreadable,
+    VaultFailing,
+    VaultNotRunning,
+    VaultRefused,
+)
 
 ANSWER_WITHIN = 60.0
 """Seconds the vault may take for an answer, beyond the time it was asked to wait: it may ask a site first."""
@@ -69,14 +77,17 @@ def find_state(state: Path | None) -> Path:
 class VaultClient:
     """One vault. Every method raises VaultNotRunning, VaultRefused (with the vault's own code) or BadAnswer."""
 
-    def __init__(self, url: str, token: str, *, found_in: Path | None = None) -> None:
-        """``found_in``: the state folder that named the vault; then it is on this machine and no proxy is asked."""
+    def __init__(self, url: str, token: str, *, found_in: Path | None = None, authority: Path | None = None) -> None:
+        """``found_in``: the state folder that named the vault; then it is on this machine and no proxy is asked.
+        ``authority``: file with the vault's own authority, for an https:// address; without, the address must be
+        vouched for by an authority that this machine trusts. Raises AuthorityUnreadable."""
         self.url = url
         self._found_in = found_in
         self._http = httpx.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {token}"},
             trust_env=found_in is None,
+            verify=_only(authority) if authority is not None and url.startswith("https:") else True,
         )
 
     @classmethod
@@ -93,7 +104,7 @@ class VaultClient:
             ) from error
         except PermissionError as error:
             raise TokenUnreadable(f"{error.filename} belongs to another user", state=str(folder)) from error
-        return cls(url, token, found_in=folder)
+        return cls(url, token, found_in=folder, authority=folder / "authority.pem")
 
     def close(self) -> None:
         self._http.close()
@@ -146,6 +157,7 @@ class VaultClient:
                 if deadline is None:
                     deadline = time.monotonic() + LOST_FOR
                 if not lost or time.monotonic() > deadline:
+                    _not_trusted(error)
                     raise VaultNotRunning(
                         f"the vault at {self.url} doesn't answer ({error or type(error).__name__})", url=self.url
                     ) from error
@@ -183,6 +195,22 @@ class VaultClient:
 
     def backups(self) -> dict[str, Any]:
         return self._get("/v1/vault/backups")
+
+    def authority(self) -> dict[str, Any]:
+        return self._get("/v1/authority")
+
+    def make_key(self, site: str, urls: list[str], *, replace: bool) -> dict[str, Any]:
+        """A registration key, its text under ``key``."""
+        return self._post("/v1/registration-keys", {"site": site, "urls": urls, "replace": replace})
+
+    def servers(self) -> dict[str, Any]:
+        return self._get("/v1/servers")
+
+    def revoke_server(self, name: str, serial: str | None) -> dict[str, Any]:
+        return dict(self._post(f"/v1/servers/{_part(name)}/revoke", {"serial": serial})["server"])
+
+    def remove_server(self, name: str, *, force: bool) -> list[dict[str, Any]]:
+        return list(self._ask("DELETE", f"/v1/servers/{_part(name)}", force=force)["removed"])
 
     def sites(self) -> list[Site]:
         return list(self._get("/v1/sites")["sites"])
@@ -247,6 +275,11 @@ class VaultClient:
         """``properties``: of the machine where it is recovered. Returns the id of the job."""
         named = {"machine": machine, "from": source, "to": target, "policy": policy}
         return _job_id(self._post("/v1/items", {**named, **(properties or {})}))
+
+    def switch_process_server(self, item: str, name: str) -> dict[str, Any]:
+        """{"process_server", "before"}"""
+        path = f"/v1/items/{_part(item)}/process-server"
+        return self._ask("PUT", path, body={"name": name}, more=PROBE_WITHIN)
 
     def change_item(self, item: str, changes: Mapping[str, Any]) -> Item:
         """``changes``: properties and policy; None: as at the machine's own site."""
@@ -350,6 +383,34 @@ class VaultClient:
     def restart_job(self, job: str) -> str:
         """Returns the id of the job that runs now."""
         return _job_id(self._post(f"/v1/jobs/{_part(job)}/restart"), default=job)
+
+
+def _only(authority: Path) -> ssl.SSLContext:
+    """TLS that believes this authority alone, and what it calls a vault."""
+    from homeport.domain.servers import Role
+    from homeport.trust import tls
+    from homeport.trust.certificates import from_pem
+
+    try:
+        pem = authority.read_text()
+        vault = from_pem(pem)
+    except (OSError, UnicodeDecodeError) as error:
+        raise AuthorityUnreadable(f"the authority's file {authority} can't be read: {error}") from error
+    named = vault.subject.rfc4514_string().rpartition(" ")[2]
+
+    def checked(connection: ssl.SSLSocket | ssl.SSLObject) -> None:
+        tls.check(tls.peer(connection), vault=named, roles={Role.VAULT})
+
+    return tls.client_context(pem, checked=checked)
+
+
+def _not_trusted(error: Exception) -> None:
+    """Raises what a refused certificate means."""
+    from homeport.trust.tls import reason
+
+    found = reason(error)
+    if found is not None:
+        raise found from error
 
 
 def _part(text: str) -> str:

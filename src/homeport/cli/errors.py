@@ -52,6 +52,20 @@ class TokenUnreadable(HomeportError):
     remedy = "Run the command as the user that runs `homeport up` (for example with sudo)."
 
 
+class AuthorityUnreadable(HomeportError):
+    """The file with the vault's authority can't be read."""
+
+    code = "cli.authority-unreadable"
+    remedy = "Name the file that `homeport vault trust` wrote, with --ca or HOMEPORT_CA."
+
+
+class FingerprintDiffers(HomeportError):
+    """What answers shows another authority than the operator expects."""
+
+    code = "cli.fingerprint-differs"
+    remedy = "Compare with what `homeport vault authority` says at the vault. If that is right, somebody is in between."
+
+
 class BadAnswer(HomeportError):
     """Something answered that isn't a Homeport vault, or the vault failed without saying why."""
 

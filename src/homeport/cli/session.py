@@ -12,6 +12,7 @@ import typer
 from homeport.cli.answers import Session
 
 __all__ = [
+    "AuthorityOption",
     "JsonOption",
     "NoWaitOption",
     "Session",
@@ -45,6 +46,16 @@ TokenOption = Annotated[
     Path | None,
     typer.Option("--token-file", metavar="FILE", rich_help_panel=VAULT_PANEL, help="File that holds its token."),
 ]
+AuthorityOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca",
+        metavar="FILE",
+        envvar="HOMEPORT_CA",
+        rich_help_panel=VAULT_PANEL,
+        help="Its authority, for a --vault https://…: the file that `homeport vault trust` wrote.",
+    ),
+]
 NoWaitOption = Annotated[
     bool, typer.Option("--no-wait", help="Don't wait for the job: print its id and return once it is accepted.")
 ]
@@ -65,6 +76,7 @@ def command(
         added: dict[str, Any] = {"json_wanted": (JsonOption, False)}
         if with_vault:
             added |= {"state": (StateOption, None), "url": (UrlOption, None), "token_file": (TokenOption, None)}
+            added |= {"authority": (AuthorityOption, None)}
         kind = inspect.Parameter.KEYWORD_ONLY
         shared = [
             inspect.Parameter(key, kind, default=default, annotation=note) for key, (note, default) in added.items()

@@ -162,7 +162,17 @@ def show_one(console: Console, site: Site) -> None:
         rows.add_row("Connected", coloured("yes", "green"))
     else:
         rows.add_row("Connected", coloured(f"no, last seen {show_instant(site.get('last_seen'))}", "yellow"))
-    for name, value in sorted((site.get("facts") or {}).items()):
+    facts = dict(site.get("facts") or {})
+    servers, drives = facts.pop("servers", []), facts.pop("retention_drives", [])
+    for server in servers:
+        told = f"{server['role']}, {server['state']}, last contact {show_instant(server['last_contact'])}"
+        rows.add_row(
+            f"Server {server['name']}", coloured(told, "green" if server["state"] == "connected" else "yellow")
+        )
+    for drive in drives:
+        told = f"{show_size(drive['free'])} of {show_size(drive['total'])} free, {drive['filesystem']}; "
+        rows.add_row(f"Drive {drive['path']}", told + (drive["reason"] or "can be the retention drive"))
+    for name, value in sorted(facts.items()):
         shown = show_size(value) if isinstance(value, int) and name.startswith("free_") else str(value)
         rows.add_row(name.replace("_", " ").capitalize(), coloured(shown, ""))
     console.print(rows)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homeport.cli import vault_restore
+from homeport.cli import vault_keys, vault_restore
 from homeport.cli.formats import show_instant, show_size
 from homeport.cli.lessons import SET_UP, lesson
 from homeport.cli.passphrases import PassphraseFileOption, read_passphrase
@@ -81,6 +81,7 @@ def register(app: typer.Typer) -> None:
         answer = session.vault.backups()
         session.answer(answer, lambda console: show_backups(console, answer))
 
+    vault_keys.add(vault)
     vault_restore.add(vault)
 
 

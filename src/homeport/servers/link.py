@@ -3,38 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
 from homeport.domain.errors import HomeportError
+from homeport.domain.servers import Role
+from homeport.trust.identity import Identity
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Unprotected(HomeportError):
     code = "link.unprotected"
-    remedy = "Use https:// and join this server first; plain HTTP is for servers on one machine."
+    remedy = "Use https:// and join this server first; plain HTTP is for servers in one process."
 
 
 @dataclass(frozen=True)
 class Link:
-    """``url``: of the other end. ``token``: what is shown on loopback, where all is one machine's."""
+    """``url``: of the other end. Over HTTPS each shows its certificate: the own is in ``identity``, the other's must be
+    that of a ``role`` of ``site`` (None: any). ``token``: what is shown on loopback, where all is one process.
+    Raises Unprotected."""
 
     url: str
     token: str = field(repr=False, default="")
+    identity: Identity | None = None
+    role: Role | None = None
+    site: str | None = None
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
-        if parts.scheme != "https" and parts.hostname not in LOOPBACK:
-            raise Unprotected(f"{self.url} is neither https:// nor on loopback.")
+        if self.identity is None and (parts.scheme != "http" or parts.hostname not in LOOPBACK):
+            raise Unprotected(f"{self.url} can't be talked to without a certificate: it is not plain loopback.")
+        if self.identity is not None and parts.scheme != "https":
+            raise Unprotected(f"{self.url} is no https:// address.")
 
-    def client(self, timeout: httpx.Timeout | float, **more: Any) -> httpx.Client:
-        return httpx.Client(
-            base_url=self.url,
-            headers={"Authorization": f"Bearer {self.token}"},
-            timeout=timeout,
-            trust_env=False,
-            **more,
-        )
+    def client(self, timeout: httpx.Timeout | float) -> httpx.Client:
+        if self.identity is not None:
+            return self.identity.http_client(self.url, self.role or (), self.site, timeout=timeout)
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)

@@ -5,14 +5,17 @@
     HEAD   /objects/KEY            Content-Length
     DELETE /objects/KEY            204, there or not; 423 while the storage keeps it
     GET    /list?prefix=P          a line of JSON per object: ["key", size]
+    GET    /probe?bytes=N          N bytes of noise; POST takes any: how fast the way here is
 
-Every request carries ``Authorization: Bearer TOKEN``. What is stored is sealed before it gets here.
+Every request carries ``Authorization: Bearer TOKEN``; over TLS the caller is a process server of this vault, by its
+certificate, which is looked at with each request. What is stored is sealed before it gets here.
 """
 
 from __future__ import annotations
 
 import hmac
 import json
+import os
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,12 +25,20 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import structlog
 
 from homeport.domain.errors import HomeportError
+from homeport.domain.servers import Role
 from homeport.store.errors import AlreadyExists, Locked, NotFound, StoreUnavailable
 from homeport.store.objects import Objects
+from homeport.trust import tls
+from homeport.trust.certificates import Peer
+from homeport.trust.identity import Identity
 
 log = structlog.get_logger(__name__)
 
 OBJECTS = "/objects/"
+PROBE = "/probe"
+PROBE_MOST = 64 << 20
+CALLERS = frozenset({Role.PROCESS_SERVER})
+HANDSHAKE_SECONDS = 20.0
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -36,9 +47,13 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 300
     objects: ClassVar[Objects]
     token: ClassVar[str]
+    identity: ClassVar[Identity | None]
+    peer: Peer | None = None
 
     def setup(self) -> None:
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.identity is not None:
+            self.peer = tls.peer(self.request)
         super().setup()
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -63,7 +78,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(401)
             return
         try:
+            if self.identity is not None and self.peer is not None:
+                self.identity.check(self.peer, CALLERS)
             self._carry_out(body)
+        except (tls.WrongPeer, tls.CertificateRevoked, tls.CertificateExpired) as error:
+            self._answer(401, json.dumps(error.to_json()).encode())
         except NotFound:
             self._answer(404)
         except AlreadyExists:
@@ -82,12 +101,18 @@ class _Handler(BaseHTTPRequestHandler):
             lines = [json.dumps(entry) for entry in self.objects.list(prefix)]
             self._answer(200, "\n".join(lines).encode())
             return
+        if url.path == PROBE:
+            wanted = int(parse_qs(url.query).get("bytes", ["0"])[0]) if self.command == "GET" else 0
+            self._answer(200, os.urandom(min(wanted, PROBE_MOST)))
+            return
         if not url.path.startswith(OBJECTS):
             self._answer(404)
             return
         key = unquote(url.path[len(OBJECTS) :])
         if ".." in key.split("/") or key.startswith("/"):
             self._answer(400)
+        elif self.command == "POST":
+            self._answer(405)
         elif self.command == "PUT":
             self.objects.put(key, body, if_absent=self.headers.get("X-Replace") != "1")
             self._answer(201)
@@ -102,22 +127,48 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(200, self.objects.get(key))
 
-    do_GET = do_PUT = do_HEAD = do_DELETE = _serve
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _serve
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
+    def __init__(self, address: tuple[str, int], handler: type[_Handler], identity: Identity | None) -> None:
+        self._context = identity.server_context() if identity is not None else None
+        super().__init__(address, handler)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """In the connection's own thread: a handshake that hangs keeps nobody else waiting."""
+        if self._context is None:
+            super().finish_request(request, client_address)
+            return
+        request.settimeout(HANDSHAKE_SECONDS)
+        with self._context.wrap_socket(request, server_side=True) as connection:
+            super().finish_request(connection, client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that went away, or that was refused, is no fault of ours."""
+        log.info("object request ended early", address=client_address[0], exc_info=True)
+
 
 class ObjectGateway:
-    """Serves ``objects`` on loopback. ``port`` 0 picks a free one; :attr:`url` says which."""
+    """Serves ``objects``: on loopback, or with an ``identity`` over TLS at any address. ``port`` 0 picks a free one.
+    ``advertise``: the URL under which the process servers of other sites find it."""
 
-    def __init__(self, objects: Objects, token: str, host: str = "127.0.0.1", port: int = 0) -> None:
-        handler = type("Handler", (_Handler,), {"objects": objects, "token": token})
-        self._server = _Server((host, port), handler)
+    def __init__(
+        self,
+        objects: Objects,
+        token: str,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        identity: Identity | None = None,
+        advertise: str | None = None,
+    ) -> None:
+        handler = type("Handler", (_Handler,), {"objects": objects, "token": token, "identity": identity})
+        self._server = _Server((host, port), handler, identity)
         self.port = self._server.server_address[1]
-        self.url = f"http://{host}:{self.port}"
+        self.url = advertise or f"{'http' if identity is None else 'https'}://{host}:{self.port}"
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.1,), name="object-gateway", daemon=True
         )

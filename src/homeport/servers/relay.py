@@ -24,7 +24,7 @@ import structlog
 
 from homeport.domain.errors import HomeportError
 from homeport.servers.durable import write_durably
-from homeport.servers.work.kinds import Duty, Part
+from homeport.servers.work.kinds import SWITCH, Duty, Part
 from homeport.servers.work.site_context import Params, Progress, Report, Result
 
 log = structlog.get_logger(__name__)
@@ -33,6 +33,7 @@ GONE_AFTER = 5.0
 """Seconds without a poll after which a server is away: one that is there asks again at once."""
 LOOK_EVERY = 0.5
 TELL_EVERY = 5.0
+SWITCH_PATIENCE = 5.0
 RESUME = "resume"
 """Kind of work between these servers: what a process server should replicate."""
 
@@ -59,6 +60,8 @@ class _Server:
     gateway: dict[str, str] | None = None
     version: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    serial: str | None = None
+    """Of the certificate that it showed last."""
     executor: str = ""
     heard: float = 0.0
     """Monotonic; 0: not since this process began."""
@@ -150,6 +153,15 @@ class Relay:
                 for _, server in sorted(self._servers.items())
             ]
 
+    def certificates(self) -> list[dict[str, Any]]:
+        """{"name", "serial", "version"} of each server that is there and has a certificate."""
+        with self._lock:
+            return [
+                {"name": server.name, "serial": server.serial, "version": server.version}
+                for server in self._servers.values()
+                if server.there and server.serial
+            ]
+
     def resume(self, replications: list[Params]) -> None:
         """What should replicate from this site, as the vault says now."""
         with self._lock:
@@ -166,6 +178,28 @@ class Relay:
 
     def carry_out(self, part: Part, params: Params, progress: Progress, id: str) -> Result:
         """Have a server do ``part``; its answer. Raises NoServer, ServerAway, and what that server raised."""
+        if part.kind == SWITCH:
+            return self._switch(params, progress, id)
+        return self._have_done(part, params, progress, id)
+
+    def _switch(self, params: Params, progress: Progress, id: str) -> Result:
+        """Another process server has the item from now on. The one before is asked to stop; where it is away, the new
+        one's writing fences it, and it is told when it comes back."""
+        item, wanted = params["item"], params["process_server"]
+        with self._lock:
+            new = self._servers.get(wanted)
+            before = self._assigned.get(item)
+        if new is None or new.duty is not Duty.PROCESS_SERVER:
+            raise NoServer(f"this site has no process server {wanted!r}")
+        if not new.there:
+            raise ServerAway(f"the process server {wanted} is away")
+        if before != wanted:
+            stop = Part(Duty.PROCESS_SERVER, "stop-replication", patience=SWITCH_PATIENCE, needed=False)
+            self._have_done(stop, params, progress, f"{id}.stop")
+            self._have_done(Part(Duty.PROCESS_SERVER, "replicate"), params, progress, f"{id}.go")
+        return {"process_server": wanted, "before": before}
+
+    def _have_done(self, part: Part, params: Params, progress: Progress, id: str) -> Result:
         with self._lock:
             server = self._server_for(part, params)
             if server is None:
@@ -244,11 +278,15 @@ class Relay:
             before = (server.gateway, server.there)
             server.executor = body["executor"]
             server.gateway, server.facts = body.get("gateway"), body.get("facts") or {}
-            server.version = str(body.get("version") or "")
+            server.version, server.serial = str(body.get("version") or ""), body.get("serial")
             self._hear(server)
             for piece in self._pieces.values():
                 if piece.server == name and piece.executor not in ("", server.executor):
                     piece.executor = ""
+            for item in body.get("items") or ():
+                if self._assigned.get(item, name) != name:  # it was away when another took its place
+                    stop = f"stop.{item}.{time.monotonic_ns()}"
+                    self._pieces[stop] = _Piece(stop, name, "stop-replication", {"item": item}, None)
             self._keep("servers.json", {known.name: known.kept() for known in self._servers.values()})
             news = before != (server.gateway, True)
         self._wake()
@@ -272,8 +310,8 @@ class Relay:
         """What waits for the server ``name``; from now on it has it in hand. ``have``: ids that it has."""
         taken = []
         with self._lock:
-            server = self._servers.get(name)
-            if server is None:
+            server = self._known(name)
+            if not server.executor:
                 raise NotAsked(f"{name} has not greeted this configuration server")
             self._hear(server)
             for piece in list(self._pieces.values()):
@@ -288,7 +326,7 @@ class Relay:
     def answer(self, name: str, id: str, body: dict[str, Any]) -> None:
         """A word on a piece of work. Raises NotAsked."""
         with self._lock:
-            self._hear(self._servers[name])
+            self._hear(self._known(name))
             piece = self._pieces.get(id)
             if piece is None or piece.server != name:
                 raise NotAsked(f"nobody waits for {id} of {name}")
@@ -305,7 +343,7 @@ class Relay:
     def report(self, name: str, body: dict[str, Any]) -> None:
         """How an item's replication is: goes to the vault, if the item is that server's."""
         with self._lock:
-            self._hear(self._servers[name])
+            self._hear(self._known(name))
             mine = self._assigned.get(body["item"], name) == name
         if mine:
             self._report(body)
@@ -316,7 +354,7 @@ class Relay:
     def polling(self, name: str) -> Iterator[None]:
         """While a server waits for work it is there."""
         with self._lock:
-            server = self._servers[name]
+            server = self._known(name)
             server.polls += 1
             self._hear(server)
         try:
@@ -355,6 +393,12 @@ class Relay:
     @property
     def stopped(self) -> bool:
         return self._stopped
+
+    def _known(self, name: str) -> _Server:
+        server = self._servers.get(name)
+        if server is None:
+            raise NotAsked(f"{name} has not greeted this configuration server")
+        return server
 
     def _hear(self, server: _Server) -> None:
         server.heard = time.monotonic()

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import random
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from homeport.servers.crossing import CountedConnection, Crossing
 from homeport.servers.object_gateway import OBJECTS
 from homeport.store.errors import AlreadyExists, Locked, NotFound, StoreUnavailable
+from homeport.trust import tls
 
 TRIES = 3
 
@@ -28,10 +30,20 @@ class RemoteObjects:
     Raises StoreUnavailable when the gateway can't be reached or says that its store is full.
     """
 
-    def __init__(self, url: str, token: str, crossing: Crossing | None = None, timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        crossing: Crossing | None = None,
+        timeout: float = 60.0,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        """``context``: for https://. Raises ValueError."""
         parts = urlsplit(url)
-        if not parts.hostname or not parts.port:
-            raise ValueError(f"not a gateway's address: {url!r} (expected http://HOST:PORT)")
+        if not parts.hostname or not parts.port or parts.scheme != ("http" if context is None else "https"):
+            wanted = "http://HOST:PORT, or https:// with a certificate"
+            raise ValueError(f"not a gateway's address: {url!r} (expected {wanted})")
+        self._context = context
         self._address = (parts.hostname, parts.port)
         self._token = token
         self._timeout = timeout
@@ -112,15 +124,19 @@ class RemoteObjects:
         for attempt in range(TRIES):
             connection: CountedConnection | None = getattr(self._local, "connection", None)
             if connection is None:
-                connection = CountedConnection(*self._address, self._timeout, self.crossing)
+                connection = CountedConnection(*self._address, self._timeout, self.crossing, self._context)
                 self._local.connection = connection
             try:
                 _send(connection, verb, path, body, headers)
                 response = connection.getresponse()
                 content = response.read()
+                connection.count()
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 self._local.connection = None
+                refused = tls.reason(error)
+                if refused is not None:
+                    raise StoreUnavailable(f"{refused.cause} {refused.remedy}") from error
                 if attempt == TRIES - 1:
                     raise StoreUnavailable(
                         f"the recovery store at {self._address[0]}:{self._address[1]} can't be reached: {error}"
@@ -137,7 +153,8 @@ class RemoteObjects:
     @staticmethod
     def _refusal(status: int, content: bytes) -> StoreUnavailable:
         if status == 401:
-            return StoreUnavailable("the recovery store's gateway does not accept our token")
+            why = json.loads(content)["cause"] if content else "it is not its token"
+            return StoreUnavailable(f"the recovery store's gateway does not let us in: {why}")
         details: Any = json.loads(content) if content else {"cause": f"status {status}", "code": "store.unavailable"}
         if status == 423:
             return Locked(details["cause"], **details["details"])

@@ -23,6 +23,7 @@ from homeport.domain import groups
 from homeport.domain.errors import HomeportError
 from homeport.domain.points import Consistency, PointId, PointInfo
 from homeport.domain.retention import points_to_prune
+from homeport.domain.servers import Role
 from homeport.servers.crossing import Crossing
 from homeport.servers.cycle import Cycle, Taken
 from homeport.servers.durable import write_durably
@@ -33,6 +34,7 @@ from homeport.sources.interface import Source
 from homeport.store.errors import Fenced, StoreUnavailable
 from homeport.store.objects import Objects
 from homeport.store.timeline import MachineStore
+from homeport.trust.identity import Identity
 
 log = structlog.get_logger(__name__)
 
@@ -99,10 +101,13 @@ class Replication:
         owner: str,
         report: Callable[[dict[str, Any]], None],
         crossing: Crossing,
+        identity: Identity | None = None,
         barrier: GroupBarrier | None = None,
     ) -> None:
-        """``barrier``: of the group that the machine is a member of."""
+        """``identity``: what is shown to the other site's gateway, where that is reached over TLS. ``barrier``: of the
+        group that the machine is a member of."""
         self.spec = spec
+        self._identity = identity
         self._machine = machine
         self._own_objects = own_objects
         self._cache = cache
@@ -218,7 +223,7 @@ class Replication:
                 self._say("stopped", force=True)
 
     def _session(self) -> None:
-        store = MachineStore(RemoteObjects(self.spec.store.url, self.spec.store.token, self._crossing), self.spec.keys)
+        store = MachineStore(self._gateway(), self.spec.keys)
         own = MachineStore(self._own_objects, self.spec.keys)
         cycle = Cycle(
             self.spec, self._machine.source(), store, own, self._cache, self._owner, self._look,
@@ -270,6 +275,14 @@ class Replication:
                 self._wake.clear()
         finally:
             cycle.close()
+
+    def _gateway(self) -> RemoteObjects:
+        address, identity = self.spec.store, self._identity
+        context = None if identity is None else identity.client_context(Role.PROCESS_SERVER, address.site)
+        try:
+            return RemoteObjects(address.url, address.token, self._crossing, context=context)
+        except ValueError as error:
+            raise StoreUnavailable(str(error)) from error
 
     def _due_at(self, since: float | None) -> float:
         """When the next point is due (monotonic seconds), by the policy as it is now. ``since``: when the last one was

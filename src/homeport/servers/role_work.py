@@ -27,13 +27,16 @@ class RoleWork:
     def connect(self, report: Report) -> None:
         if isinstance(self._role, ProcessServerWork):
             self._role.connect(report)
+            self._role.resume_own()
 
     def present(self) -> bool:
         return self._folder.is_dir()
 
     def greet(self, hello: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        gateway = self._role.gateway() if isinstance(self._role, ProcessServerWork) else None
-        hello({"role": str(self._role.duty), "version": __version__, "gateway": gateway, "facts": self._role.facts()})
+        told: dict[str, Any] = {"role": str(self._role.duty), "version": __version__, "facts": self._role.facts()}
+        if isinstance(self._role, ProcessServerWork):
+            told |= {"gateway": self._role.gateway(), "items": self._role.items()}
+        hello(told)
 
     def resume(self, replications: list[Params]) -> None:
         if isinstance(self._role, ProcessServerWork):

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from homeport.domain.errors import HomeportError
+from homeport.domain.retention_drives import Volume
 from homeport.store.objects import Objects
 
 _SECONDS = 5.0
@@ -44,6 +45,44 @@ def _filesystem(device: int) -> str | None:
         if before.split()[2] == wanted:
             return after.split()[0].lower()
     return None
+
+
+_PSEUDO = frozenset(
+    {
+        *("proc", "sysfs", "devpts", "devtmpfs", "cgroup", "cgroup2", "mqueue", "debugfs", "tracefs", "securityfs"),
+        *("pstore", "bpf", "configfs", "fusectl", "hugetlbfs", "autofs", "binfmt_misc", "rpc_pipefs", "nsfs"),
+        *("efivarfs", "squashfs", "iso9660"),
+    }
+)
+
+
+def volumes() -> list[Volume]:
+    """The mounted file systems that hold files, each once, at the shortest path."""
+    found: dict[str, Volume] = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        device, path, filesystem = fields[2], fields[4].encode().decode("unicode_escape"), after.split()[0].lower()
+        known = found.get(device)
+        if (
+            filesystem in _PSEUDO
+            or path.startswith("/sys/")
+            or not os.path.isdir(path)
+            or (known and len(known.path) <= len(path))
+        ):
+            continue
+        try:
+            usage, flags = shutil.disk_usage(path), os.statvfs(path).f_flag
+        except OSError:
+            continue  # not ours to look at, or gone
+        writable = not flags & os.ST_RDONLY and os.access(path, os.W_OK)
+        found[device] = Volume(path, device, filesystem, usage.total, usage.free, writable)
+    return sorted(found.values(), key=lambda volume: volume.path)
+
+
+def device_of(folder: Path) -> str | None:
+    """Of the volume under a folder, be it there yet or not."""
+    return drive(folder).get("device")
 
 
 class StoreProbe:

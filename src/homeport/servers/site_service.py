@@ -20,6 +20,7 @@ from fastapi.concurrency import run_in_threadpool
 from homeport.domain.errors import HomeportError
 from homeport.servers.relay import Relay
 from homeport.servers.work.kinds import Duty
+from homeport.trust.asgi import peer_in
 
 Json = dict[str, Any]
 
@@ -33,24 +34,32 @@ WhoAsks = Callable[[Request, str], None]
 """Given a request and the server's name that it is made for; raises where it is made by another."""
 
 
-def work_routes(relay: Relay, who_asks: WhoAsks) -> APIRouter:
-    """``who_asks``: admits a request, or raises."""
+def who_asks_over_tls(request: Request, server: str) -> None:
+    """The certificate's server is who it says it is. Raises NotItself."""
+    peer = peer_in(request.scope)
+    if peer is None or peer.who.name != server:
+        raise NotItself(f"{peer.who.uri if peer else 'somebody without a certificate'} speaks for {server}.")
 
-    def admitted(request: Request, server: str) -> str:
+
+def work_routes(relay: Relay, who_asks: WhoAsks, revocations: Callable[[], int]) -> APIRouter:
+    """``who_asks``: admits a request, or raises; ``revocations``: number of the newest list of revoked certificates
+    that there is here."""
+
+    def admitted(request: Request, server: str) -> None:
         who_asks(request, server)
-        return server
 
-    Server = Annotated[str, Depends(admitted)]
-    router = APIRouter(prefix="/v1/agent/{server}", tags=["work"])
+    router = APIRouter(prefix="/v1/agent/{server}", tags=["work"], dependencies=[Depends(admitted)])
 
     @router.post("/hello")
-    def hello(server: Server, body: Json) -> Json:
-        relay.hello(server, Duty(body["role"]), body)
+    def hello(request: Request, server: str, body: Json) -> Json:
+        peer = peer_in(request.scope)
+        duty = Duty(body["role"] if peer is None else str(peer.who.role))
+        relay.hello(server, duty, {**body, "serial": peer.serial if peer else None})
         return {}
 
     @router.get("/work")
     async def take(
-        request: Request, server: Server, wait: Annotated[float, Query(ge=0, le=60)] = 20, have: str = ""
+        request: Request, server: str, wait: Annotated[float, Query(ge=0, le=60)] = 20, have: str = ""
     ) -> Json:
         """Answers when there is work, or after ``wait`` seconds."""
         ids = frozenset(filter(None, have.split(",")))
@@ -68,22 +77,22 @@ def work_routes(relay: Relay, who_asks: WhoAsks) -> APIRouter:
                     taken = await run_in_threadpool(relay.take, server, ids)
             if gone.done() and not relay.stopped:
                 relay.dropped(server)
-            return {"work": taken}
+            return {"work": taken, "revocations": revocations()}
         finally:
             gone.cancel()
 
     @router.post("/work/{id}")
-    def answer(server: Server, id: str, body: Json) -> Json:
+    def answer(server: str, id: str, body: Json) -> Json:
         relay.answer(server, id, body)
         return {}
 
     @router.post("/report")
-    def report(server: Server, body: Json) -> Json:
+    def report(server: str, body: Json) -> Json:
         relay.report(server, body)
         return {}
 
     @router.get("/replications")
-    def replications(server: Server) -> Json:
+    def replications(server: str) -> Json:
         return {"replications": relay.replications(server)}
 
     return router

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import fcntl
-import logging
 import os
 import signal
 import socket
@@ -20,6 +19,7 @@ from rich.console import Console
 from homeport.domain.errors import HomeportError
 from homeport.servers.durable import write_durably
 from homeport.servers.link import Link
+from homeport.servers.logs import log_to
 from homeport.servers.work import SiteWork
 from homeport.servers.worker import Worker
 from homeport.sites.qemu import QemuSite
@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 SITE_FOLDER = ".homeport"
 DEFAULT_PORT = 8480
+LOCKS = ("servers.lock", "cache/process-server.lock", "retention/master-target.lock")
+"""Of a site's servers, each its own part of their folder, as where they are processes of their own."""
 
 
 class AlreadyUp(HomeportError):
@@ -46,11 +48,11 @@ def run(state: Path, port: int | None = None, database: str | None = None) -> No
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     if _locked(state / "lock") is None:
         raise AlreadyUp(f"a vault is already up in {state}")
-    _log_to(state / "homeport.log")
+    log_to((state / "homeport.log").open("a", buffering=1))
     faulthandler.register(signal.SIGUSR1, file=(state / "stacks.txt").open("a"))  # what is every thread doing?
     listener = _listen(state, port)
     vault = create_vault(state, database=database)
-    _seal_header(vault)
+    seal_header(vault)
     vault.start()
     server = uvicorn.Server(uvicorn.Config(vault.app, log_config=None, access_log=False, timeout_graceful_shutdown=3))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="rest-api", daemon=True)
@@ -77,7 +79,7 @@ def run(state: Path, port: int | None = None, database: str | None = None) -> No
     vault.stop()
 
 
-def _seal_header(vault: Vault) -> None:
+def seal_header(vault: Vault) -> None:
     """The vault's key, sealed by the passphrase, is kept for stores that join when the passphrase is gone."""
     secrets = vault.core.secrets
     if vault.sealed() is None and secrets.passphrase is not None:
@@ -98,7 +100,7 @@ class _Sites:
         self._opened: dict[str, dict[str, Any]] = {}
         """As they were when they were opened, or refused."""
         self._refused: set[str] = set()
-        self._locks: dict[str, int] = {}
+        self._locks: dict[str, list[int]] = {}
 
     def reconcile(self) -> None:
         sites = {site["name"]: site for site in self._vault.sites()}
@@ -120,10 +122,14 @@ class _Sites:
         folder = path / SITE_FOLDER
         try:
             (folder / "store").mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = _locked(folder / "servers.lock")
-            if lock is None:
-                return  # another instance of the vault looks after the site; when it ends, this one does
-            self._locks[site["name"]], self._opened[site["name"]] = lock, site
+            for name in LOCKS:
+                (folder / name).parent.mkdir(exist_ok=True, mode=0o700)
+                lock = _locked(folder / name)
+                if lock is None:
+                    self._let_go(site["name"])
+                    return  # another instance of the vault looks after the site; when it ends, this one does
+                self._locks.setdefault(site["name"], []).append(lock)
+            self._opened[site["name"]] = site
             url = site["store"] or (folder / "store").as_uri()
             work = SiteWork(site["name"], QemuSite(path, name=site["name"]), folder, open_objects(url), url)
             server = Worker(site["name"], Link(self._url, self._token), work)
@@ -147,8 +153,7 @@ class _Sites:
 
     def _let_go(self, site: str) -> None:
         """Another instance of the vault may look after the site."""
-        lock = self._locks.pop(site, None)
-        if lock is not None:
+        for lock in self._locks.pop(site, []):
             os.close(lock)
 
 
@@ -185,22 +190,6 @@ def _listen(state: Path, port: int | None) -> socket.socket:
         f"port {port} on loopback is taken",
         code="up.port-taken",
         remedy="Choose another with --port, or leave it out to take any free one.",
-    )
-
-
-def _log_to(path: Path) -> None:
-    out = path.open("a", buffering=1)
-    logging.basicConfig(stream=out, level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(file=out),
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
     )
 
 

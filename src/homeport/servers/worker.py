@@ -16,6 +16,8 @@ import httpx
 import structlog
 
 from homeport.domain.errors import HomeportError
+from homeport.domain.servers import Role
+from homeport.servers.joining import sign_at_configuration_server, sign_at_vault, take_revocations
 from homeport.servers.link import Link
 from homeport.servers.work.site_context import Params, Progress, Report, Result
 
@@ -23,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 20
 TEND_EVERY = 2.0
+RENEW_EVERY = 3600.0
+"""Seconds between two looks whether the certificate is due."""
 RECONNECT_AFTER = 1.0
 
 
@@ -57,6 +61,7 @@ class Worker:
         self._greeted = 0.0
         self._greet_anew = threading.Event()
         self._heard = 0.0
+        self._next_renewal = 0.0
         self._executor = secrets.token_hex(8)
         self._client = link.client(httpx.Timeout(10.0, read=POLL_SECONDS + 10.0))
         self._stop = threading.Event()
@@ -98,9 +103,13 @@ class Worker:
                     greeted = True
                 with self._lock:
                     have = ",".join(sorted(self._busy))
-                response = self._client.get(f"/v1/agent/{self.place}/work", params={"wait": POLL_SECONDS, "have": have})
+                wanted: dict[str, str | int] = {"wait": POLL_SECONDS, "have": have}
+                if self._link.identity is not None:
+                    wanted["revocations"] = self._link.identity.revocations
+                response = self._client.get(f"/v1/agent/{self.place}/work", params=wanted)
                 response.raise_for_status()
                 self._heard = time.monotonic()
+                self._hear_of_revocations(response.json().get("revocations"))
                 for work in response.json()["work"]:
                     self._accept(work)
             except (httpx.HTTPError, HomeportError) as error:
@@ -109,6 +118,11 @@ class Worker:
                 log.warning("can't be reached", place=self.place, url=self._link.url, error=str(error))
                 greeted = False
                 self._stop.wait(RECONNECT_AFTER)
+
+    def _hear_of_revocations(self, number: int | None) -> None:
+        identity = self._link.identity
+        if identity is not None and number is not None and number > identity.revocations:
+            take_revocations(identity, self._client)
 
     def _greet(self) -> None:
         self._greet_anew.clear()
@@ -219,6 +233,7 @@ class Worker:
                 self._work.tend()
                 if self._greeted and self._anew():
                     self._greet()
+                self._renew()
             except httpx.HTTPError as error:
                 log.info("greeting not delivered", place=self.place, error=str(error))
                 self._greet_anew.set()
@@ -228,3 +243,13 @@ class Worker:
     def _anew(self) -> bool:
         due = self._greet_every and time.monotonic() - self._greeted >= self._greet_every
         return self._greet_anew.is_set() or bool(due)
+
+    def _renew(self) -> None:
+        identity = self._link.identity
+        if identity is None or time.monotonic() < self._next_renewal or not self._greeted:
+            return
+        self._next_renewal = time.monotonic() + RENEW_EVERY
+        own = identity.role is Role.CONFIGURATION_SERVER
+        identity.renew_if_due(
+            sign_at_vault(self._client, identity.site) if own else sign_at_configuration_server(self._client)
+        )

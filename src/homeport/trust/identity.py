@@ -182,6 +182,8 @@ class Identity:
 
         def checked(connection: ssl.SSLSocket | ssl.SSLObject) -> None:
             self.check_peer(connection, roles, site)
+            if self._peer.expired():  # the other side would close without a word
+                raise tls.CertificateExpired(f"The certificate of this server expired {self.not_after.isoformat()}.")
 
         context = tls.client_context(self.authority, self.chain, checked)
         self._contexts.add(context)

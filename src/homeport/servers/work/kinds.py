@@ -33,6 +33,9 @@ class Part:
         return self.when is None or bool(params.get(self.when))
 
 
+SWITCH = "switch-process-server"
+"""An item gets another process server: what the configuration server sees to."""
+
 ALONE: dict[Duty, tuple[str, ...]] = {
     Duty.PROVIDER: (
         *("inventory", "start-machine", "stop-machine", "remove-machine"),
@@ -74,5 +77,6 @@ TOGETHER: dict[str, tuple[Part, ...]] = {
 PARTS: dict[str, tuple[Part, ...]] = {
     **{kind: (Part(role, kind),) for role, kinds in ALONE.items() for kind in kinds},
     **TOGETHER,
+    SWITCH: (Part(Duty.PROCESS_SERVER, SWITCH),),
 }
 """Every kind of work that the vault asks a site for."""

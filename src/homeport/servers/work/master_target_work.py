@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from homeport.domain.errors import HomeportError
 from homeport.domain.machines import Power
 from homeport.domain.points import PointId
+from homeport.domain.retention_drives import why_not
 from homeport.servers.durable import write_durably
 from homeport.servers.imports import import_base
 from homeport.servers.local_machine import disk_views, without_disks
 from homeport.servers.master_target import MasterTarget, NothingToRollBack, stamp
 from homeport.servers.replication_spec import machine_key_of
-from homeport.servers.site_facts import drive
+from homeport.servers.site_facts import device_of, drive, volumes
 from homeport.servers.work.kinds import Duty
 from homeport.servers.work.site_context import Handler, Params, Progress, Result, SiteContext, optional_point
 
@@ -27,7 +32,7 @@ class MasterTargetWork:
         self.name = context.name
         self._context = context
         self._site = context.site
-        self._master_target = MasterTarget(context.folder / "retention")
+        self._master_target = MasterTarget(context.retention)
         self.kinds: dict[str, Handler] = {
             "import-base": self._import_base,
             "write-disks": self._write_disks,
@@ -37,7 +42,30 @@ class MasterTargetWork:
         }
 
     def facts(self) -> dict[str, Any]:
-        return {"retention": drive(self._context.folder / "retention")}
+        return {"retention": drive(self._context.retention), "retention_drives": self._drives()}
+
+    def _drives(self) -> list[dict[str, Any]]:
+        """{"path", "filesystem", "total", "free", "reason"} of each; reason: null: it could be the retention drive."""
+        context = self._context
+        held = {
+            "the system and this installation": Path(sys.prefix),
+            "the process server's cache": context.caches,
+            "the site's machines": context.folder.parent,
+        }
+        store = urlsplit(context.objects_url)
+        if store.scheme == "file":
+            held["the recovery store"] = Path(unquote(store.path))
+        used_for = {device: what for what, folder in held.items() if (device := device_of(folder)) is not None}
+        return [
+            {
+                "path": volume.path,
+                "filesystem": volume.filesystem,
+                "total": volume.total,
+                "free": volume.free,
+                "reason": why_not(volume, used_for),
+            }
+            for volume in volumes()
+        ]
 
     def _import_base(self, params: Params, progress: Progress) -> Result:
         store = self._context.store(params)
@@ -50,7 +78,7 @@ class MasterTargetWork:
             )
         self._site.power_off(params["vm"])
         machine = without_disks(machine, params.get("exclude", ()))
-        spool = self._context.cache(params["item"], params["timeline"]) / "import"
+        spool = self._context.folder / "imports" / params["item"] / params["timeline"]
         parent, origin = optional_point(params, "parent"), optional_point(params, "origin")
         with disk_views(self._site, machine) as views:
             stamps = {disk.id: stamp(self._site.folder(machine.name) / disk.path) for disk in machine.disks}
@@ -89,6 +117,7 @@ class MasterTargetWork:
 
     def _discard_journal(self, params: Params, progress: Progress) -> Result:
         self._master_target.discard(params["machine"])
+        shutil.rmtree(self._context.folder / "imports" / params["item"], ignore_errors=True)
         return {}
 
     def _note_start(self, params: Params, progress: Progress) -> Result:

@@ -6,6 +6,7 @@ import json
 import secrets
 import shutil
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,28 @@ from homeport.servers.replication import Final, Replication
 from homeport.servers.replication_spec import ReplicationSpec
 from homeport.servers.site_facts import drive
 from homeport.servers.work.errors import NotReplicating
-from homeport.servers.work.kinds import Duty
+from homeport.servers.work.kinds import SWITCH, Duty
 from homeport.servers.work.site_context import Handler, Params, Progress, Report, Result, SiteContext, text_of
+from homeport.trust.identity import Identity
 
 log = structlog.get_logger(__name__)
+
+
+_SPEC = "replicate.json"
+_MARK = "replicating"
+"""Beside it while the vault wants it replicated."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where the object gateway listens (``port`` 0: the one used before, else any), how others reach it, and the
+    identity that it shows. ``state``: where its token and its port are kept (None: in the servers' folder)."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    advertise: str | None = None
+    identity: Identity | None = None
+    state: Path | None = None
 
 
 class ProcessServerWork:
@@ -35,9 +54,11 @@ class ProcessServerWork:
 
     duty = Duty.PROCESS_SERVER
 
-    def __init__(self, context: SiteContext) -> None:
+    def __init__(self, context: SiteContext, door: Door | None = None) -> None:
         self.name = context.name
         self._context = context
+        self._door = door or Door()
+        self._state = self._door.state or context.folder
         self._site = context.site
         self._gateway = self._open_gateway()
         self._replications: dict[str, Replication] = {}
@@ -52,6 +73,7 @@ class ProcessServerWork:
             "take-point": self._take_point,
             "resync": self._resync,
             "planned-stop": self._planned_stop,
+            SWITCH: self._switch,
             "forget-stop": self._forget_stop,
             "forget-replication": self._forget_replication,
         }
@@ -63,7 +85,13 @@ class ProcessServerWork:
         return {"url": self._gateway.url, "token": self._token()}
 
     def facts(self) -> dict[str, Any]:
-        return {"cache": drive(self._context.folder / "cache")}
+        return {"cache": drive(self._context.caches)}
+
+    def resume_own(self) -> None:
+        """Go on with what was replicated when an earlier process ended, without asking anyone: the vault may be away,
+        and a timeline that was ended meanwhile refuses us by itself."""
+        for mark in list(self._context.caches.glob(f"*/*/{_MARK}")):
+            self._start_replication(json.loads((mark.parent / _SPEC).read_bytes()))
 
     def resume(self, replications: list[Params]) -> None:
         for params in replications:
@@ -72,6 +100,8 @@ class ProcessServerWork:
     def stop(self) -> None:
         with self._lock:
             running = list(self._replications.values())
+        for replication in running:
+            replication.stop(timeout=0)  # all of them hear it first
         for replication in running:
             replication.stop(timeout=10)
         self._gateway.close()
@@ -92,16 +122,30 @@ class ProcessServerWork:
             running.stop()
         with self._lock:
             cache = self._context.cache(spec.item, spec.timeline)
-            write_durably(cache / "replicate.json", json.dumps(params).encode())
+            write_durably(cache / _SPEC, json.dumps(params).encode())
+            self._unmark(spec.item)
+            write_durably(cache / _MARK, b"")
             machine = LocalMachine(self._site, spec.vm, cache / "scratch", exclude=spec.exclude)
             crossing = self._crossings.setdefault(spec.item, Crossing())
             barrier = self._groups.of(spec.group) if spec.group else None
             replication = Replication(
-                spec, machine, self._context.objects, cache, self.name, self._report, crossing, barrier
+                spec,
+                machine,
+                self._context.objects,
+                cache,
+                self.name,
+                self._report,
+                crossing,
+                self._door.identity,
+                barrier,
             )
             self._replications[spec.item] = replication
             replication.start()
             return replication
+
+    def _unmark(self, item: str) -> None:
+        for mark in list((self._context.caches / item).glob(f"*/{_MARK}")):
+            mark.unlink()
 
     def _renew_replication(self, params: Params, progress: Progress) -> Result:
         """The item's policy changed. Where nothing replicates nothing begins: who begins is told the policy then."""
@@ -121,6 +165,7 @@ class ProcessServerWork:
         return replication
 
     def _stop_replication(self, params: Params, progress: Progress) -> Result:
+        self._unmark(params["item"])
         with self._lock:
             replication = self._replications.pop(params["item"], None)
         if replication is None:
@@ -148,6 +193,18 @@ class ProcessServerWork:
             "logical_bytes": taken.logical_bytes,
         }
 
+    def _switch(self, params: Params, progress: Progress) -> Result:
+        raise HomeportError(
+            f"all roles of {self._context.name} run in one process, which is its process server",
+            code="site.no-server",
+            remedy="Serve its roles apart to have several: `homeport serve --help`.",
+        )
+
+    def items(self) -> list[str]:
+        """Those that are replicated from here."""
+        with self._lock:
+            return sorted(item for item, running in self._replications.items() if running.alive)
+
     def _resync(self, params: Params, progress: Progress) -> Result:
         self.running(params["item"]).resync()
         return {}
@@ -163,8 +220,8 @@ class ProcessServerWork:
             return result
         with self._lock:
             replication = self._replications.get(item)
-        if (replication is None or not replication.alive) and cache and (cache / "replicate.json").exists():
-            replication = self._start_replication(json.loads((cache / "replicate.json").read_bytes()))
+        if (replication is None or not replication.alive) and cache and (cache / _SPEC).exists():
+            replication = self._start_replication(json.loads((cache / _SPEC).read_bytes()))
         if replication is None:
             raise NotReplicating(f"nothing is replicated from {self.name} for this item")
         timeout = float(params.get("timeout", 2 * MINUTE))
@@ -178,9 +235,7 @@ class ProcessServerWork:
             self._stay_off(params["vm"])
             if cache:  # asked again, there is no machine left that could tell
                 write_durably(cache / "final.json", json.dumps(outcome.to_json()).encode())
-        with self._lock:
-            self._replications.pop(item, None)
-        replication.stop()
+        self._stop_replication(params, progress)
         self._stay_off(params["vm"])
         return outcome.to_json()
 
@@ -191,35 +246,42 @@ class ProcessServerWork:
 
     def _forget_stop(self, params: Params, progress: Progress) -> Result:
         """The machine runs again: what an earlier planned stop left is history."""
-        for final in (self._context.folder / "cache" / params["item"]).glob("*/final.json"):
+        for final in (self._context.caches / params["item"]).glob("*/final.json"):
             final.unlink()
         return {}
 
     def _forget_replication(self, params: Params, progress: Progress) -> Result:
         self._stop_replication(params, progress)
-        cache = self._context.folder / "cache"
+        cache = self._context.caches
         shutil.rmtree(cache / params["item"], ignore_errors=True)
         if params.get("remove_tracking"):
             LocalMachine(self._site, params["vm"], cache / "scratch").forget_tracking()
         return {}
 
     def _newest_cache(self, item: str) -> Path | None:
-        found = list((self._context.folder / "cache" / item).glob("*/replicate.json"))
+        found = list((self._context.caches / item).glob(f"*/{_SPEC}"))
         return max(found, key=lambda path: path.stat().st_mtime_ns).parent if found else None
 
     def _token(self) -> str:
-        return (self._context.folder / "gateway.token").read_text()
+        return (self._state / "gateway.token").read_text()
 
     def _open_gateway(self) -> ObjectGateway:
-        token = self._context.folder / "gateway.token"
+        token = self._state / "gateway.token"
         if not token.exists():
             write_durably(token, secrets.token_urlsafe(32).encode())
-        remembered = self._context.folder / "gateway.port"
-        port = int(remembered.read_text()) if remembered.exists() else 0
+        remembered, door, objects = self._state / "gateway.port", self._door, self._context.objects
+
+        def at(port: int) -> ObjectGateway:
+            return ObjectGateway(objects, token.read_text(), door.host, port, door.identity, door.advertise)
+
+        if door.port:
+            gateway = at(door.port)
+            gateway.start()
+            return gateway
         try:
-            gateway = ObjectGateway(self._context.objects, token.read_text(), port=port)
+            gateway = at(int(remembered.read_text()) if remembered.exists() else 0)
         except OSError:
-            gateway = ObjectGateway(self._context.objects, token.read_text())
+            gateway = at(0)
         write_durably(remembered, str(gateway.port).encode())
         gateway.start()
         return gateway

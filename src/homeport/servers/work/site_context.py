@@ -29,7 +29,8 @@ Handler = Callable[[Params, Progress], Result]
 @dataclass
 class SiteContext:
     """``folder``: the servers' own at the site; each role keeps to its part of it (``cache``, ``retention``, …).
-    ``objects``: the site's recovery store, at ``objects_url``. ``vault``: its key, where the role is told it."""
+    ``objects``: the site's recovery store, at ``objects_url``. ``vault``: its key, where the role is told it.
+    ``cache_at``, ``retention_at``: where these lie elsewhere."""
 
     name: str
     site: QemuSite
@@ -37,6 +38,16 @@ class SiteContext:
     objects: Objects
     objects_url: str
     vault: VaultKey | None = None
+    cache_at: Path | None = None
+    retention_at: Path | None = None
+
+    @property
+    def caches(self) -> Path:
+        return self.cache_at or self.folder / "cache"
+
+    @property
+    def retention(self) -> Path:
+        return self.retention_at or self.folder / "retention"
 
     def store(self, params: Params) -> MachineStore:
         """The recovery store as the machine of ``params`` sees it."""
@@ -49,7 +60,7 @@ class SiteContext:
         return self.vault
 
     def cache(self, item: str, timeline: str) -> Path:
-        return self.folder / "cache" / item / timeline
+        return self.caches / item / timeline
 
 
 class Fences:

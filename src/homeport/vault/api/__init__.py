@@ -15,6 +15,7 @@ from homeport.vault.api import (
     jobs,
     operations,
     policies,
+    process_servers,
     servers,
     sites,
     vault,
@@ -37,7 +38,20 @@ def create_api(core: Core) -> FastAPI:
         responses={"default": errors.DESCRIBED},
     )
     api.state.core = core
-    for part in (vault, sites, servers, policies, items, groups, checks, operations, jobs, events, agents):
+    for part in (
+        vault,
+        sites,
+        servers,
+        policies,
+        items,
+        groups,
+        process_servers,
+        checks,
+        operations,
+        jobs,
+        events,
+        agents,
+    ):
         api.include_router(part.router)
     errors.install(api)
     api.add_middleware(EntityTags)

@@ -1,0 +1,157 @@
+"""`homeport configuration-server|process-server|master-target join`: a server of its own becomes part of a vault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from homeport.cli import process_servers
+from homeport.cli.consoles import log_to_standard_error
+from homeport.cli.errors import WrongUse
+from homeport.cli.formats import show_instant
+from homeport.cli.lessons import SET_UP, lesson
+from homeport.cli.passphrase_file import read_passphrase_file
+from homeport.cli.session import Session, command, group
+
+if TYPE_CHECKING:
+    from homeport.domain.servers import Role
+    from homeport.trust.identity import Identity
+
+JOIN_VAULT = lesson(
+    "Join this machine to a vault as the configuration server of a site, with a registration key.",
+    """Runs unattended. The private key is made here and stays here; the vault signs a certificate for it. Refused when
+    the two clocks differ by more than five minutes, or when it is not the key's own vault that answers. Can be run
+    again until it succeeds: the key is used up only then.""",
+    "homeport configuration-server join --key home.key --state /var/lib/homeport-cs",
+    then="start the configuration server with that state folder",
+)
+PASSPHRASE = lesson(
+    "Show the join passphrase of this configuration server: it admits process servers and master targets.",
+    """It is not the recovery passphrase, and opens no recovery points. --rotate makes another; the old one admits
+    nobody from then on, and servers that have joined stay.""",
+    "homeport configuration-server passphrase --state /var/lib/homeport-cs",
+    "homeport configuration-server passphrase --rotate --state /var/lib/homeport-cs",
+    then="homeport process-server join --url URL --passphrase-file FILE --state DIR, on the other machine",
+)
+
+
+def _joins(what: str, role: str) -> str:
+    return lesson(
+        f"Join this machine to its site's configuration server as a {what}, with the join passphrase.",
+        f"""Both sides prove that they know the passphrase, bound to this connection, before either believes the other;
+        it is never sent. The vault signs the certificate. `homeport configuration-server passphrase` shows the
+        passphrase. Can be run again until it succeeds. A {what} of another name is another server.""",
+        f"homeport {role} join --url https://cs.example:443 --passphrase-file FILE --state /var/lib/homeport-{role}",
+        then="homeport server list",
+    )
+
+
+StateOption = Annotated[
+    Path, typer.Option("--state", metavar="DIR", help="State folder of this server; its identity lies in it (0600).")
+]
+NameOption = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Of this server in the vault. Default: the machine's.")
+]
+HostOption = Annotated[
+    list[str] | None,
+    typer.Option("--host", metavar="HOST", help="Name or address that its certificate shall bear; repeatable."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    configuration_server = group("The configuration server of a site: joins the vault, and admits the others.")
+    app.add_typer(configuration_server, name="configuration-server", rich_help_panel=SET_UP)
+
+    @command(configuration_server, "join", JOIN_VAULT, with_vault=False)
+    def join(
+        session: Session,
+        key: Annotated[Path, typer.Option("--key", metavar="FILE", help="From `homeport vault key new`.")],
+        state: StateOption,
+        name: NameOption = None,
+        urls: Annotated[
+            list[str] | None,
+            typer.Option("--url", metavar="URL", help="Of the vault, in place of those in the key; repeatable."),
+        ] = None,
+        hosts: HostOption = None,
+    ) -> None:
+        from homeport.servers.joining import join_vault
+
+        log_to_standard_error()
+        made = join_vault(_text(key), state, name=name, urls=urls or (), hosts=hosts or ())
+        _tell(session, made)
+
+    @command(configuration_server, "passphrase", PASSPHRASE, with_vault=False)
+    def passphrase(
+        session: Session,
+        state: StateOption,
+        rotate: Annotated[bool, typer.Option("--rotate", help="Make another: the old one admits nobody.")] = False,
+    ) -> None:
+        from homeport.servers.join_passphrase import JoinPassphrase
+        from homeport.servers.joining import IDENTITY
+        from homeport.trust.identity import Identity
+
+        log_to_standard_error()
+        Identity.open(state / IDENTITY)
+        kept = JoinPassphrase(state)
+        shown = kept.rotate() if rotate else kept.text
+        session.tell({"join_passphrase": shown, "rotated": rotate}, [shown])
+
+    from homeport.domain.servers import Role
+
+    for role, what in ((Role.PROCESS_SERVER, "process server"), (Role.MASTER_TARGET, "master target")):
+        _by_passphrase(app, role, what)
+
+
+def _by_passphrase(app: typer.Typer, role: Role, what: str) -> None:
+    made = group(f"A {what}: joins its site's configuration server.")
+    app.add_typer(made, name=str(role), rich_help_panel=SET_UP)
+    if str(role) == "process-server":
+        process_servers.add(made)
+
+    @command(made, "join", _joins(what, str(role)), with_vault=False)
+    def join(
+        session: Session,
+        url: Annotated[
+            str, typer.Option("--url", metavar="URL", help="Of the configuration server: https://HOST:PORT.")
+        ],
+        passphrase_file: Annotated[
+            Path, typer.Option("--passphrase-file", metavar="FILE", help="File that holds the join passphrase.")
+        ],
+        state: StateOption,
+        name: NameOption = None,
+        hosts: HostOption = None,
+    ) -> None:
+        from homeport.servers.joining import join_configuration_server
+
+        log_to_standard_error()
+        passphrase = read_passphrase_file(passphrase_file)
+        _tell(session, join_configuration_server(url, passphrase, role, state, name=name, hosts=hosts or ()))
+
+
+def _tell(session: Session, made: Identity) -> None:
+    answer: dict[str, Any] = {
+        "name": made.name,
+        "role": str(made.role),
+        "site": made.site,
+        "vault": made.vault,
+        "serial": made.serial,
+        "certificate_expires": made.not_after.isoformat(),
+        "identity": str(made.folder),
+    }
+    session.answer(
+        {"joined": answer},
+        lambda console: console.print(
+            f"{made.name} is a {made.role} of site {made.site}. Its certificate is valid until "
+            f"{show_instant(answer['certificate_expires'])}, and renewed before.",
+            markup=False,
+        ),
+    )
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise WrongUse(f"the registration key {file} can't be read: {error}") from error

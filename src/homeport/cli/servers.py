@@ -1,0 +1,108 @@
+"""`homeport server …`: which servers a vault has, and which it no longer trusts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from homeport.cli.formats import show_instant
+from homeport.cli.lessons import SET_UP, lesson
+from homeport.cli.session import Session, YesOption, command, group
+from homeport.cli.tables import coloured, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LIST = lesson(
+    "List the vault's servers, in the order in which they are upgraded.",
+    """Shows role, site, state (joining, joined, revoked), last contact, version, and when the certificate expires, with
+    a warning thirty days before: renewal happens by itself, so that a warning means that it failed. Vaults are upgraded
+    first, then configuration servers, then process servers and master targets.""",
+    "homeport server list",
+    then="homeport server revoke NAME, where one is not to be trusted any more",
+)
+REVOKE = lesson(
+    "Revoke a server's certificates: nobody takes its word any more, from its next request on.",
+    """For a machine that was stolen or broken into. What it did stays; its name is free again after `homeport server
+    remove`. --serial: only that certificate, of which the server may have newer ones. Asks before it begins.""",
+    "homeport server revoke ps-1",
+    then="homeport server remove NAME",
+)
+REMOVE = lesson(
+    "Remove a server from the vault, and revoke its certificates.",
+    """In the order of dependency: process servers and master targets first, then their configuration server, which is
+    refused while items replicate from or to its site. --force: where it is gone for good; what depends on it is removed
+    with it. Asks before it begins.""",
+    "homeport server remove ps-1",
+    "homeport server remove cs-home --force",
+    then="homeport server list",
+)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Of the server, as `server list` shows it.")]
+_COLOURS = {"joined": "green", "joining": "cyan", "revoked": "red"}
+
+
+def register(app: typer.Typer) -> None:
+    server = group("Servers: who belongs to the vault.")
+    app.add_typer(server, name="server", rich_help_panel=SET_UP)
+
+    @command(server, "list", LIST)
+    def list_servers(session: Session) -> None:
+        answer = session.vault.servers()
+        session.answer(answer, lambda console: show(console, answer))
+
+    @command(server, "revoke", REVOKE)
+    def revoke(
+        session: Session,
+        name: NameArgument,
+        serial: Annotated[
+            str | None, typer.Option("--serial", metavar="HEX", help="Only this certificate; see server list --json.")
+        ] = None,
+        yes: YesOption = False,
+    ) -> None:
+        session.needs_consent(yes, f"`server revoke {name}`")
+        if not yes:
+            what = f"the certificate {serial}" if serial else "every certificate"
+            session.ask([f"From now on nobody takes {what} of {name}. That can't be taken back; it can join anew."])
+        revoked = session.vault.revoke_server(name, serial)
+        session.answer({"server": revoked}, lambda console: console.print(f"Revoked: {name}.", markup=False))
+
+    @command(server, "remove", REMOVE)
+    def remove(
+        session: Session,
+        name: NameArgument,
+        force: Annotated[bool, typer.Option("--force", help="With what depends on it, whatever uses it.")] = False,
+        yes: YesOption = False,
+    ) -> None:
+        session.needs_consent(yes, f"`server remove {name}`")
+        if not yes:
+            session.ask([f"The vault forgets {name} and revokes its certificates."])
+        removed = session.vault.remove_server(name, force=force)
+        names = ", ".join(each["name"] for each in removed)
+        session.answer({"removed": removed}, lambda console: console.print(f"Removed: {names}.", markup=False))
+
+
+def show(console: Console, answer: dict[str, Any]) -> None:
+    if not answer["servers"]:
+        console.print("No servers have joined: all run in the vault's own process.")
+        return
+    rows = table("Name", "Role", "Site", "State", "Last contact", "Version", "Certificate until")
+    for each in answer["servers"]:
+        expires = show_instant(each["certificate_expires"])
+        version = each["version"] or "-"
+        rows.add_row(
+            each["name"],
+            each["role"],
+            each["site"] or "-",
+            coloured(each["state"], _COLOURS.get(each["state"], "")),
+            show_instant(each["last_contact"]),
+            coloured(version, "" if version == answer["version"] else "yellow"),
+            coloured(expires, "yellow" if each["warnings"] else ""),
+        )
+    console.print(rows)
+    for each in answer["servers"]:
+        for warning in each["warnings"]:
+            console.print(f"{each['name']}: {warning}", markup=False, style="yellow")
+    if answer["upgrade"]:
+        console.print(f"To upgrade to {answer['version']} now: {', '.join(answer['upgrade'])}", markup=False)

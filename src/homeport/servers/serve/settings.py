@@ -1,0 +1,256 @@
+"""A role's configuration: a TOML file whose every value is described, and of which nothing unknown is taken."""
+
+from __future__ import annotations
+
+import difflib
+import socket
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from homeport.domain.errors import HomeportError
+from homeport.domain.servers import Role
+from homeport.servers.serve.ports import DATA_PORT, LOCAL_PORT, SITE_PORT, VAULT_PORT, health_port
+
+
+class ConfigInvalid(HomeportError):
+    """``details``: ``file``, ``setting``."""
+
+    code = "serve.config-invalid"
+    remedy = "`homeport serve ROLE --sample-config` shows every setting and what it is for."
+
+
+@dataclass(frozen=True)
+class Setting:
+    """``default``: None: it must be given. ``example``: what the sample shows for one that must be given."""
+
+    name: str
+    kind: type
+    default: Any
+    doc: str
+    example: Any = ""
+
+
+def _state(role: Role) -> Setting:
+    return Setting("state", str, f"/var/lib/homeport/{role}", "Folder of this server's own state, for it alone.")
+
+
+def _common(role: Role) -> tuple[Setting, ...]:
+    return (
+        Setting(
+            "health",
+            str,
+            f"127.0.0.1:{health_port(role)}",
+            "Where GET /health answers: an address of loopback. Empty: nowhere.",
+        ),
+        Setting(
+            "log", str, "", "File for the log, a JSON object a line. Empty: standard error, for systemd's journal."
+        ),
+    )
+
+
+_SITE = Setting(
+    "folder", str, None, "The site's folder: one folder per machine in it, the servers' own is .homeport.", "/srv/site"
+)
+_STORE = Setting(
+    "store",
+    str,
+    "",
+    "URL of the site's recovery store: file:///…, s3://BUCKET/PREFIX, az://… or gs://…; the same at all servers of a\n"
+    "site. Empty: .homeport/store in the site's folder.",
+)
+_UPSTREAM = Setting(
+    "configuration_server",
+    str,
+    "",
+    "URL of the site's configuration server. Empty: where this server joined.",
+)
+
+SETTINGS: dict[Role, tuple[Setting, ...]] = {
+    Role.VAULT: (
+        _state(Role.VAULT),
+        Setting("name", str, "", "Of this instance among the servers. Empty: the machine's name."),
+        Setting("listen", str, f"0.0.0.0:{VAULT_PORT}", "Address and port for sites and operators, over TLS."),
+        Setting(
+            "urls",
+            list,
+            None,
+            "Where servers reach this vault, nearest first; goes into registration keys.",
+            [f"https://vault.example:{VAULT_PORT}"],
+        ),
+        Setting("local", str, f"127.0.0.1:{LOCAL_PORT}", "Loopback address for the `homeport` command here."),
+        Setting(
+            "database",
+            str,
+            "",
+            "PostgreSQL: postgresql://USER:PASSWORD@HOST/NAME; several instances may share one. Empty: SQLite in the\n"
+            "state folder.",
+        ),
+        *_common(Role.VAULT),
+    ),
+    Role.CONFIGURATION_SERVER: (
+        _state(Role.CONFIGURATION_SERVER),
+        _SITE,
+        _STORE,
+        Setting("vault", str, "", "URL of the vault. Empty: where this server joined."),
+        Setting(
+            "listen",
+            str,
+            f"0.0.0.0:{SITE_PORT}",
+            "Address and port for the process servers and master targets of this site, over TLS; that of a private\n"
+            "interface will do.",
+        ),
+        *_common(Role.CONFIGURATION_SERVER),
+    ),
+    Role.PROCESS_SERVER: (
+        _state(Role.PROCESS_SERVER),
+        _SITE,
+        _STORE,
+        _UPSTREAM,
+        Setting(
+            "listen", str, f"0.0.0.0:{DATA_PORT}", "Address and port for the process servers of other sites, over TLS."
+        ),
+        Setting(
+            "advertise",
+            str,
+            None,
+            "URL under which the process servers of other sites reach this one.",
+            f"https://ps1.home.example:{DATA_PORT}",
+        ),
+        Setting("cache", str, "", "Folder for what waits to be shipped. Empty: .homeport/cache in the site's folder."),
+        *_common(Role.PROCESS_SERVER),
+    ),
+    Role.MASTER_TARGET: (
+        _state(Role.MASTER_TARGET),
+        _SITE,
+        _STORE,
+        _UPSTREAM,
+        Setting(
+            "retention",
+            str,
+            "",
+            "Folder on the retention drive, where overwritten data is kept at a failback. Empty: .homeport/retention\n"
+            "in the site's folder.",
+        ),
+        *_common(Role.MASTER_TARGET),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The values of a file, with the defaults of what it doesn't say."""
+
+    role: Role
+    values: Mapping[str, Any]
+
+    def text(self, name: str) -> str:
+        return str(self.values[name])
+
+    def texts(self, name: str) -> list[str]:
+        return [str(value) for value in self.values[name]]
+
+    def path(self, name: str) -> Path:
+        return Path(self.text(name)).absolute()
+
+    @property
+    def state(self) -> Path:
+        return self.path("state")
+
+    @property
+    def servers_folder(self) -> Path:
+        """The servers' own folder at the site."""
+        return self.path("folder") / ".homeport"
+
+    @property
+    def store_url(self) -> str:
+        return self.text("store") or (self.servers_folder / "store").as_uri()
+
+    def address(self, name: str) -> tuple[str, int]:
+        return parse_address(self.text(name), name)
+
+
+def read_config(role: Role, path: Path) -> Config:
+    """Raises :class:`ConfigInvalid`."""
+    try:
+        data = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigInvalid(f"There is no file {path}.", file=str(path)) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigInvalid(f"{path} can't be read: {error}.", file=str(path)) from error
+    try:
+        return check_config(role, data)
+    except ConfigInvalid as error:
+        raise ConfigInvalid(f"{path}: {error.cause}", file=str(path), **error.details) from error
+
+
+def check_config(role: Role, data: Mapping[str, Any]) -> Config:
+    """Raises :class:`ConfigInvalid`."""
+    known = {setting.name: setting for setting in SETTINGS[role]}
+    for name in data:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.5)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}."
+            raise ConfigInvalid(f"a {role} has no setting {name!r}{hint}", setting=name)
+    values = {}
+    for name, setting in known.items():
+        if name not in data:
+            if setting.default is None:
+                raise ConfigInvalid(f"{name} is missing: {setting.doc.splitlines()[0]}", setting=name)
+            values[name] = setting.default
+            continue
+        value = data[name]
+        if not isinstance(value, setting.kind) or (
+            setting.kind is list and not (value and all(isinstance(each, str) for each in value))
+        ):
+            wanted = {str: "a text", list: "a list of texts"}[setting.kind]
+            raise ConfigInvalid(f"{name} is {value!r}, and {wanted} is wanted", setting=name)
+        values[name] = value
+    config = Config(role, values)
+    for name in ("listen", "health", "local"):
+        if values.get(name):
+            host, _ = config.address(name)
+            if name != "listen" and not _is_loopback(host):
+                raise ConfigInvalid(f"{name} is at {host}: that is no address of loopback", setting=name)
+    for name, urls in (("urls", values.get("urls", [])), *((name, [values.get(name)]) for name in _URLS)):
+        for url in filter(None, urls):
+            if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
+                raise ConfigInvalid(f"{name}: {url!r} is no https:// address", setting=name)
+    return config
+
+
+_URLS = ("vault", "configuration_server", "advertise")
+
+
+def parse_address(text: str, name: str) -> tuple[str, int]:
+    """HOST:PORT, [IPV6]:PORT. Raises :class:`ConfigInvalid`."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigInvalid(f"{name} is {text!r}, and HOST:PORT is wanted", setting=name)
+    return host.strip("[]"), int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return all(str(each[4][0]).startswith("127.") or each[4][0] == "::1" for each in found)
+
+
+def sample_config(role: Role) -> str:
+    """A commented TOML file with every setting: what has a default stands behind a #."""
+    lines = [f"# Configuration of a Homeport {role}: homeport serve {role} --config FILE", ""]
+    for setting in SETTINGS[role]:
+        lines += [f"# {line}" for line in setting.doc.splitlines()]
+        value = setting.example if setting.default is None else setting.default
+        shown = f"[{', '.join(_quoted(each) for each in value)}]" if isinstance(value, list) else _quoted(value)
+        lines += [f"{'' if setting.default is None else '# '}{setting.name} = {shown}", ""]
+    return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,35 @@
+"""Which process server of its site an item has: its configuration server knows; the vault can have it changed."""
+
+from __future__ import annotations
+
+import uuid
+
+from homeport.domain.errors import HomeportError
+from homeport.domain.operations import OperationRunning
+from homeport.vault import items
+from homeport.vault.core import Core
+from homeport.vault.database import Json
+from homeport.vault.work import Ask, ask
+from homeport.vault.workflows import replication
+
+
+class NothingReplicates(HomeportError):
+    code = "item.nothing-replicates"
+    remedy = "An item gets its process server when replication begins; switch it then."
+
+
+def switch(core: Core, item: str, process_server: str) -> Json:
+    """Have ``process_server`` replicate the item from now on; {"process_server", "before"}. Raises ItemNotFound,
+    OperationRunning, :class:`NothingReplicates`, SiteUnreachable, and what the site says."""
+    with core.database.read() as session:
+        row = items.find(session, item)
+        found = replication.replications(session, [row]) if row.replicate is not None else []
+    if row.job is not None:
+        raise OperationRunning(f"A job is at work on {row.name}.", job=row.job, operation=None)
+    if not found or row.replicate is None:
+        raise NothingReplicates(f"Nothing is replicated for {row.name} now.")
+    params = {**found[0][1], "process_server": process_server}
+    limit = core.timeouts.inventory
+    key = f"switch:{uuid.uuid4().hex}"
+    request = Ask(row.replicate["at"], "switch-process-server", params, key, item=row.id, silence=limit, limit=limit)
+    return ask(core, request)

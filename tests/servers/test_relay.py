@@ -1,0 +1,213 @@
+"""What a configuration server hands on: once, to the right server, whoever dies meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homeport.domain.errors import HomeportError
+from homeport.servers.relay import NoServer, NotAsked, Relay, ServerAway
+from homeport.servers.work.kinds import SWITCH, Duty, Part
+
+REPLICATE = Part(Duty.PROCESS_SERVER, "replicate")
+POINT = Part(Duty.PROCESS_SERVER, "take-point")
+DISCARD = Part(Duty.MASTER_TARGET, "discard-journal", needed=False)
+
+
+def quiet(*arguments: Any, **named: Any) -> None:
+    """Progress that nobody looks at."""
+
+
+class Asked:
+    """Somebody asks the relay, in a thread of its own."""
+
+    def __init__(self, relay: Relay, part: Part, id: str = "w.0", **params: Any) -> None:
+        self.told: list[tuple[Any, ...]] = []
+        self.result: dict[str, Any] | None = None
+        self.error: HomeportError | None = None
+
+        def ask() -> None:
+            try:
+                self.result = relay.carry_out(part, {"item": "i", **params}, lambda *told: self.told.append(told), id)
+            except HomeportError as error:
+                self.error = error
+
+        self._thread = threading.Thread(target=ask, daemon=True)
+        self._thread.start()
+
+    def ended(self) -> Asked:
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        return self
+
+
+def hello(relay: Relay, name: str, duty: Duty = Duty.PROCESS_SERVER, executor: str = "1", **more: Any) -> None:
+    relay.hello(name, duty, {"executor": executor, "version": "1", **more})
+
+
+def until(found: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 5
+    while not (value := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return value
+
+
+def test_work_goes_to_its_server_and_the_answer_back(tmp_path: Path) -> None:
+    relay = Relay(tmp_path)
+    hello(relay, "ps")
+    asked = Asked(relay, POINT, tag="t")
+    taken = until(lambda: relay.take("ps", frozenset()))
+    assert [(each["id"], each["kind"], each["params"]["tag"]) for each in taken] == [("w.0", "take-point", "t")]
+    assert relay.take("ps", frozenset({"w.0"})) == [], "it has it in hand"
+    relay.answer("ps", "w.0", {"state": "running", "progress": {"done": 1, "total": 2, "text": "half"}})
+    relay.answer("ps", "w.0", {"state": "done", "result": {"point": "p"}})
+    assert asked.ended().result == {"point": "p"}
+    assert asked.told == [(1, 2, "half", "bytes")]
+    with pytest.raises(NotAsked):
+        relay.answer("ps", "w.0", {"state": "done"})
+
+
+def test_an_error_arrives_as_it_was_raised(tmp_path: Path) -> None:
+    relay = Relay(tmp_path)
+    hello(relay, "ps")
+    asked = Asked(relay, POINT)
+    until(lambda: relay.take("ps", frozenset()))
+    error = HomeportError("busy", code="replication.busy", remedy="Wait.", seconds=3)
+    relay.answer("ps", "w.0", {"state": "failed", "error": error.to_json()})
+    found = asked.ended().error
+    assert found is not None
+    assert found.to_json() == error.to_json()
+
+
+def test_what_a_dead_server_had_in_hand_is_handed_out_again_under_the_same_id(tmp_path: Path) -> None:
+    relay = Relay(tmp_path)
+    hello(relay, "ps", executor="1")
+    asked = Asked(relay, POINT)
+    until(lambda: relay.take("ps", frozenset()))
+    hello(relay, "ps", executor="2")
+    assert [each["id"] for each in relay.take("ps", frozenset())] == ["w.0"]
+    relay.answer("ps", "w.0", {"state": "done", "result": {}})
+    assert asked.ended().result == {}
+
+
+def test_what_is_not_needed_is_left_out_where_the_site_has_no_such_server(tmp_path: Path) -> None:
+    relay = Relay(tmp_path)
+    assert relay.carry_out(DISCARD, {"item": "i"}, quiet, "w.0") == {}
+    with pytest.raises(NoServer):
+        relay.carry_out(POINT, {"item": "i"}, quiet, "w.1")
+
+
+def test_a_server_that_is_away_is_waited_for_as_long_as_the_part_has_patience(tmp_path: Path) -> None:
+    relay = Relay(tmp_path)
+    hello(relay, "ps")
+    relay.dropped("ps")
+    with pytest.raises(ServerAway):
+        relay.carry_out(Part(Duty.PROCESS_SERVER, "planned-stop", patience=0.2), {"item": "i"}, quiet, "w.0")
+    assert relay.carry_out(
+        Part(Duty.PROCESS_SERVER, "stop-replication", patience=0.2, needed=False), {"item": "i"}, quiet, "w.1"
+    ) == {}  # fmt: skip
+    asked = Asked(relay, POINT, "w.2")
+    assert "away" in until(lambda: asked.told)[0][2], "the job shows what is waited for"
+    hello(relay, "ps", executor="2")
+    until(lambda: relay.take("ps", frozenset()))
+    relay.answer("ps", "w.2", {"state": "done", "result": {"point": "p"}})
+    assert asked.ended().result == {"point": "p"}
+
+
+def test_an_item_has_one_process_server_also_after_a_restart(tmp_path: Path) -> None:
+    relay = Relay(tmp_path)
+    for name in ("ps1", "ps2"):
+        hello(relay, name)
+    for item in ("i", "j"):  # the one that has fewer
+        asked = Asked(relay, REPLICATE, item, item=item)
+        name, _ = until(lambda: [(name, taken) for name in ("ps1", "ps2") if (taken := relay.take(name, frozenset()))])[
+            0
+        ]
+        assert name == {"i": "ps1", "j": "ps2"}[item]
+        relay.answer(name, item, {"state": "done"})
+        asked.ended()
+    with pytest.raises(NoServer):
+        relay.carry_out(REPLICATE, {"item": "k", "process_server": "ps3"}, quiet, "w")
+    again = Relay(tmp_path)
+    assert {each["name"]: each["state"] for each in again.servers()} == {"ps1": "away", "ps2": "away"}
+    with pytest.raises(NotAsked):  # it must greet the new process first
+        again.take("ps1", frozenset())
+    for name in ("ps1", "ps2"):
+        hello(again, name)
+    again.resume([{"item": "i"}, {"item": "j"}])
+    assert again.replications("ps1") == [{"item": "i"}]
+    assert [each["kind"] for each in again.take("ps2", frozenset())] == ["resume"]
+    reports: list[dict[str, Any]] = []
+    again.connect(reports.append)
+    again.report("ps2", {"item": "i", "phase": "replicating"})
+    assert reports == [], "an item is reported by its own process server"
+    again.report("ps1", {"item": "i", "phase": "replicating"})
+    assert len(reports) == 1
+
+
+def test_the_vault_is_told_when_a_gateway_moves_and_when_a_server_goes(tmp_path: Path) -> None:
+    news: list[str] = []
+    relay = Relay(tmp_path, lambda: news.append("news"))
+    hello(relay, "ps", gateway={"url": "https://one:9443", "token": "t"})
+    assert relay.gateway() == {"url": "https://one:9443", "token": "t"}
+    hello(relay, "ps", gateway={"url": "https://one:9443", "token": "t"})
+    assert len(news) == 1
+    hello(relay, "ps", gateway={"url": "https://two:9443", "token": "t"})
+    assert len(news) == 2
+    relay.tend()
+    relay.tend()
+    assert len(news) == 3
+    relay.dropped("ps")
+    relay.tend()
+    assert len(news) == 4
+    assert [each["state"] for each in relay.servers()] == ["away"]
+    assert relay.gateway() == {"url": "https://two:9443", "token": "t"}, "it comes back there"
+
+
+def replicated(relay: Relay, name: str) -> None:
+    """The item ``i`` is given to ``name``."""
+    asked = Asked(relay, REPLICATE, process_server=name)
+    until(lambda: relay.take(name, frozenset()))
+    relay.answer(name, "w.0", {"state": "done"})
+    asked.ended()
+
+
+def test_an_item_is_switched_to_another_process_server(tmp_path: Path) -> None:
+    relay = Relay(tmp_path)
+    hello(relay, "ps1")
+    hello(relay, "ps2")
+    replicated(relay, "ps1")
+    asked = Asked(relay, Part(Duty.PROCESS_SERVER, SWITCH), process_server="ps2", timeline="t")
+    assert [each["kind"] for each in until(lambda: relay.take("ps1", frozenset()))] == ["stop-replication"]
+    assert relay.take("ps2", frozenset()) == [], "the new one begins when the old one has stopped"
+    relay.answer("ps1", "w.0.stop", {"state": "done", "result": {}})
+    assert [each["kind"] for each in until(lambda: relay.take("ps2", frozenset()))] == ["replicate"]
+    relay.answer("ps2", "w.0.go", {"state": "done", "result": {}})
+    assert asked.ended().result == {"process_server": "ps2", "before": "ps1"}
+    relay.resume([{"item": "i"}])
+    assert (relay.replications("ps1"), relay.replications("ps2")) == ([], [{"item": "i"}])
+
+
+def test_a_process_server_that_was_replaced_while_it_was_away_is_told_when_it_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homeport.servers.relay.SWITCH_PATIENCE", 0.1)
+    relay = Relay(tmp_path)
+    hello(relay, "ps1")
+    hello(relay, "ps2")
+    replicated(relay, "ps1")
+    relay.dropped("ps1")
+    asked = Asked(relay, Part(Duty.PROCESS_SERVER, SWITCH), process_server="ps2")
+    until(lambda: relay.take("ps2", frozenset()))
+    relay.answer("ps2", "w.0.go", {"state": "done", "result": {}})
+    assert asked.ended().result is not None
+    hello(relay, "ps1", executor="2", items=["i"])
+    assert [(each["kind"], each["params"]["item"]) for each in relay.take("ps1", frozenset())] == [
+        ("stop-replication", "i")
+    ]
