@@ -25,11 +25,14 @@ lint: prepare ## ruff and mypy --strict
 	.venv/bin/ruff format --check src tests demo
 	.venv/bin/mypy
 
-test: lint prepare-tests ## every test
-	.venv/bin/pytest
+WORKERS ?= $(shell echo $$(($$(nproc) + 2)))
+PYTEST = .venv/bin/pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
+test: lint prepare-tests ## every test, in WORKERS=… processes (else two more than processors)
+	$(PYTEST)
 
 test-fast: prepare-tests ## the tests that boot no guest
-	.venv/bin/pytest -m "not guest and not slow"
+	$(PYTEST) -m "not guest and not slow"
 
 lock: prepare ## renew the pinned dependencies
 	.venv/bin/pip-compile --quiet --extra dev --allow-unsafe --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --output-file requirements.lock pyproject.toml

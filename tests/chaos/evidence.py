@@ -10,6 +10,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from homeport.vault.database import ItemRow, JobRow, TaskRow, WorkRow
+from homeport.vault.tasks import CHECKED
 
 Json = dict[str, Any]
 
@@ -113,7 +114,7 @@ def rows(engine: Engine) -> Rows:
     try:
         with Session(engine) as session:
             tasks: dict[str, list[TaskRow]] = {}
-            for task in session.scalars(select(TaskRow)):
+            for task in session.scalars(select(TaskRow).where(TaskRow.name != CHECKED)):
                 tasks.setdefault(task.job, []).append(task)
             in_order = session.scalars(select(JobRow).order_by(JobRow.created))
             jobs = [_job(row, tasks.get(row.id, [])) for row in in_order]

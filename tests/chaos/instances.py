@@ -15,6 +15,7 @@ from dbos._dbos import _get_or_create_dbos_registry
 from homeport.vault.app import create_vault
 from homeport.vault.instances import EXIT_DECLARED_DEAD
 from tests.chaos.history import History
+from tests.forked import CONTEXT
 from tests.ports import free_port
 from tests.vault import vault_process
 from tests.vault.vault_process import wait_until_served
@@ -61,7 +62,7 @@ class Instance:
         wait_until_served(self.url, 300)
 
     def _begin(self) -> None:
-        process = vault_process._context.Process(target=serve, args=(str(self._state), self.port, self._database))
+        process = CONTEXT.Process(target=serve, args=(str(self._state), self.port, self._database))
         process.start()
         with self._lock:
             self._process: ForkServerProcess = process
@@ -92,7 +93,7 @@ class Instance:
     def wait_until_served(self, ending: threading.Event) -> None:
         while not ending.wait(0.1):
             try:
-                httpx.get(f"{self.url}/v1/vault", timeout=5)
+                httpx.get(f"{self.url}/v1/vault", timeout=5, verify=False)
                 return
             except httpx.TransportError:
                 continue

@@ -360,6 +360,14 @@ def application(vault: FakeVault) -> FastAPI:
     def purge_deleted(name: str) -> JSON:
         return {"item": next(one for one in vault.deleted if name in (one["name"], one["id"]))}
 
+    @app.post("/v1/items/deleted/{name}/restore", status_code=202)
+    def restore_deleted(name: str) -> JSON:
+        return {"job": vault.jobs[vault.begin("protect", name)]}
+
+    @app.post("/v1/items/{name}/points/{timeline}/{number}/untag")
+    def untag(name: str, timeline: str, number: int) -> JSON:
+        return found(name)
+
     @app.patch("/v1/items/{name}")
     def change_item(name: str, body: JSON) -> JSON:
         one = found(name)

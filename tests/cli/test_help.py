@@ -24,7 +24,7 @@ EXPECTED = {
     *("server list", "server show", "server revoke", "server remove"),
     *("machine list", "machine start"),
     *("policy create", "policy list", "policy show", "policy set", "policy remove", "policy profile"),
-    *("item list", "item show", "item set", "item purge"),
+    *("item list", "item show", "item set", "item restore", "item purge", "item untag"),
     *("group list", "group show", "group set"),
     *("protect", "point", "resync", "disable", "test-failover", "cleanup", "failover", "change-point", "commit"),
     *("pause", "resume", "undo", "complete-migration"),

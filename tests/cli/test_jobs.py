@@ -168,6 +168,59 @@ def test_limits_are_shown_and_set(homeport: Homeport, vault: FakeVault) -> None:
     assert homeport("job", "limits", "--failovers", "0").status == 2
 
 
+def node(name: str, title: str, state: str = "succeeded", **more: Any) -> dict[str, Any]:
+    at = START.isoformat()
+    return {"name": name, "title": title, "state": state, "progress": None, "started": at, "ended": at, **more}
+
+
+@pytest.fixture
+def nested_job(vault: FakeVault) -> str:
+    """As a vault tells it."""
+    job = vault.begin("failover", "web1")
+    finding = {"code": "78144", "severity": "warning", "found": "The agent is silent", "expected": "an answer"}
+    checks = [
+        node("checks/one", "All is well", children=[]),
+        node("checks/two", "The agent", children=[], finding=finding),
+    ]
+    start = node("start-machine", "Start the machine", "failed", error={"code": "x.y", "cause": "it broke"})
+    vault.jobs[job]["tasks"] = [start]
+    vault.jobs[job]["task_tree"] = [
+        node("prerequisites", "Prerequisites check", children=checks),
+        node("start", "Start the recovery machine", "failed", children=[{**start, "children": []}]),
+    ]
+    return job
+
+
+def test_tasks_are_shown_nested(homeport: Homeport, nested_job: str) -> None:
+    lines = homeport("job", "show", nested_job).out.splitlines()
+    margin = next(line.index("Task ") for line in lines if "Task " in line)
+    lines = [line[margin:] for line in lines]
+    wanted = ("Prerequisites check ", "  All is well ", "  The agent ", "Start the recovery", "  Start the machine ")
+    places = [next(place for place, line in enumerate(lines) if line.startswith(start)) for start in wanted]
+    assert places == sorted(places)
+    assert "78144: The agent is silent" in lines[places[2]]
+    assert "x.y: it broke" in lines[places[4]]
+
+
+def test_exports_tell_where_a_task_stands(homeport: Homeport, nested_job: str, tmp_path: Path) -> None:
+    (job,) = json.loads(homeport("job", "export").out)["jobs"]
+    assert job["task_tree"][1]["children"][0]["error"]["code"] == "x.y"
+    (row,) = csv.DictReader(io.StringIO(homeport("job", "export", "--format", "csv").out, newline=""))
+    assert row["tasks"] == (
+        "Prerequisites check > The agent: succeeded; Start the recovery machine > Start the machine: failed"
+    )
+    homeport("job", "export", "--to", str(tmp_path / "jobs.xlsx"))
+    head, *rows = sheets(tmp_path / "jobs.xlsx")["Tasks"]
+    assert head[:3] == ["job", "number", "path"]
+    assert [row[2] for row in rows] == [
+        "Prerequisites check",
+        "Prerequisites check > All is well",
+        "Prerequisites check > The agent",
+        "Start the recovery machine",
+        "Start the recovery machine > Start the machine",
+    ]
+
+
 # ── answers that were lost ──────────────────────────────────────────────────────────────────────────────────────────
 
 ACCEPTED = b'HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n{"job": "j1"}'

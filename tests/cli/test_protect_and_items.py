@@ -40,6 +40,31 @@ def test_what_is_chosen_for_the_other_site_goes_with_it(homeport: Homeport, vaul
     ]
 
 
+def test_a_seed_names_an_image_for_each_disk(homeport: Homeport, vault: FakeVault) -> None:
+    assert homeport("protect", "web1", *SITES, "--seed", "seeds/a.img", "--seed", "data=seeds/b=1.qcow2").status == 0
+    assert sent(vault, "POST", "/v1/items")[0]["seed"] == {"disk0": "seeds/a.img", "data": "seeds/b=1.qcow2"}
+
+
+def test_a_deleted_item_is_taken_up_again(homeport: Homeport, vault: FakeVault) -> None:
+    answer = homeport("item", "restore", "web1")
+    assert answer.status == 0, answer.err
+    assert "web1 is protected again, with its earlier points" in answer.out
+    assert ("POST", "/v1/items/deleted/web1/restore") in [(method, path) for method, path, _ in vault.asked]
+
+
+def test_a_tag_is_taken_back(homeport: Homeport, vault: FakeVault) -> None:
+    point = "0123456789abcdef/17"
+    assert f"{point} is kept as others of its age are" in homeport("item", "untag", "web1", point).out
+    assert sent(vault, "POST", f"/v1/items/web1/points/{point}/untag") == [{}]
+    assert homeport("item", "untag", "web1", "before-patch").status == 2
+    assert homeport("points", "web1", "--tagged").status == 0
+
+
+def test_how_many_points_only_a_tag_keeps_is_shown(homeport: Homeport, vault: FakeVault) -> None:
+    next(iter(vault.items.values()))["tagged_points"] = {"count": 3, "stored_bytes": 1 << 20, "past_retention": 2}
+    assert "3, 2 past retention, 1.0 MiB" in " ".join(homeport("status", "web1").out.split())
+
+
 def test_one_bad_machine_does_not_stop_the_rest(homeport: Homeport, vault: FakeVault) -> None:
     vault.refused = {"db1"}
     answer = homeport("protect", "web1", "db1", "web2", *SITES)
@@ -77,6 +102,8 @@ def test_many_can_be_left_to_run(homeport: Homeport, vault: FakeVault) -> None:
         ("web1", "--network", "blue", "--network-later"),
         ("web1", "web2", "--name", "x"),
         ("web1", "web2", "--ip", "10.0.0.1"),
+        ("web1", "web2", "--seed", "a.img"),
+        ("web1", "--seed", "a.img", "--seed", "disk0=b.img"),
         ("web1", "--size", "big"),
         ("web1", "--size", "2x4"),
     ],

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ class Apart(World):
         self.servers: dict[str, subprocess.Popen[bytes]] = {}
         self.roles: dict[str, Role] = {"vault": Role.VAULT}
         self.urls: dict[str, str] = {}
+        self.health: dict[str, str] = {}
         self._configure("vault", urls=[self._url("vault")], local=f"127.0.0.1:{self.port}", state=str(self.state))
 
     def _url(self, name: str) -> str:
@@ -56,6 +56,8 @@ class Apart(World):
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        if name == "vault":
+            self.process = self.servers[name]
 
     def kill_server(self, name: str) -> None:
         """SIGKILL: everything else goes on."""
@@ -69,7 +71,6 @@ class Apart(World):
 
     def up(self, **environment: str) -> None:
         self.start_server("vault")
-        self.process = self.servers["vault"]
         self.until(self._answers, 60, "the vault to be up")
         self.passphrase = (self.state / "passphrase").read_text().strip()
         for site in SITES:
@@ -91,7 +92,8 @@ class Apart(World):
         passphrase = JoinPassphrase(self.own(cs)).text
         for name in (ps, mt):
             join_configuration_server(self.urls[cs], passphrase, self.roles[name], self.own(name), name=name)
-        self._configure(ps, folder=folder, advertise=self._url(ps))
+        self.health[ps] = f"127.0.0.1:{free_port()}"
+        self._configure(ps, folder=folder, advertise=self._url(ps), health=self.health[ps])
         self._configure(mt, folder=folder)
         for name in (ps, mt):
             self.start_server(name)
@@ -124,6 +126,18 @@ class Apart(World):
         self.up()
         self.api("POST", "/v1/policies", self.policy)
 
+    def healthy(self, name: str) -> dict[str, bool]:
+        """What a process server says of itself: by check whether it is well."""
+        told = httpx.get(f"http://{self.health[name]}/health", timeout=20).json()
+        assert (told["role"], told["name"]) == (self.roles[name], name)
+        return {check["name"]: check["ok"] for check in told["checks"]}
+
+    def check_ways(self, name: str) -> tuple[int, dict[str, Any]]:
+        """Exit status and answer of ``--check``."""
+        command = ["serve", self.roles[name], "--config", str(self.config(name)), "--check", "--json"]
+        found = subprocess.run([sys.executable, "-m", "homeport.cli", *command], capture_output=True, check=False)
+        return found.returncode, {way["peer"]: way for way in json.loads(found.stdout)["ways"]}
+
     def end_servers(self) -> dict[str, int]:
         """In order, all at once; exit statuses by name."""
         for process in self.servers.values():
@@ -135,5 +149,4 @@ class Apart(World):
             if process.poll() is None:
                 process.kill()
                 process.wait()
-        time.sleep(0)
         super().close()

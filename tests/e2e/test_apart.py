@@ -25,9 +25,22 @@ def test_the_round_trip_between_sites_apart_whichever_process_is_killed_on_the_w
     first = world.take_point()
     assert world.point_hashes("b", first) == world.hashes("a")
 
+    healthy = world.healthy("ps-a")
+    assert {"folder", "configuration server", "certificate", "cache"} == set(healthy)
+    assert healthy["configuration server"]
+    status, ways = world.check_ways("ps-a")
+    assert (status, {peer: way["blocked"] for peer, way in ways.items()}) == (
+        0, {"configuration server": None, "process server of b": None},
+    )  # fmt: skip
+    assert ways["process server of b"]["up_bytes_per_second"] > 0
+
     for name in ("ps-a", "ps-b", "cs-a", "cs-b", "vault"):
         world.scribble("a", 10)
-        world.replace_server(name)
+        world.kill_server(name)
+        if name == "ps-b":
+            status, ways = world.check_ways("ps-a")
+            assert (status, ways["process server of b"]["blocked"]) == (1, "tcp")
+        world.start_server(name)
         if name == "vault":
             world.until(world._answers, 60, "the vault to be up")
         point = world.until(world.try_point, 90, f"a point after {name} was killed")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from functools import partial
 from typing import Any
 
@@ -19,11 +21,45 @@ import homeport.vault.workflows  # noqa: F401  (registers all operations)
 from homeport.vault.faults import MOMENTS, Moment
 from homeport.vault.steps import recorded_steps
 from tests.e2e.world import VM, Refused, World
+from tests.forked import CONTEXT
 
 pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 ONLY_IN_TROUBLE = {"fail", "cancelled"}
 """Ends of jobs that fail or are cancelled; and the steps named undo-…: `tests/vault` kills those."""
+
+
+def homeport_up(state: str, port: int, said: str, faults: str) -> None:
+    """The main function of a Homeport: what `homeport up` runs, in a session of its own as a daemon's."""
+    from homeport.cli import main
+
+    os.setsid()
+    output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ["HOMEPORT_FAULT"] = faults
+    sys.exit(main(["up", "--state", state, "--port", str(port)]))
+
+
+class Forked:
+    """As much of :class:`subprocess.Popen` as a world uses, of a process forked with everything imported."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self._process = CONTEXT.Process(target=homeport_up, args=arguments)
+        self._process.start()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        code = self._process.exitcode
+        if code is None:
+            raise subprocess.TimeoutExpired("homeport up", timeout or 0)
+        return code
+
+    def kill(self) -> None:
+        self._process.kill()
 
 
 class Mortal(World):
@@ -35,8 +71,10 @@ class Mortal(World):
         self.deaths = 0
         self.faults = ",".join(f"{workflow}.{step}:{moment}" for workflow, step in recorded_steps())
 
-    def up(self, **environment: str) -> None:
-        super().up(**{"HOMEPORT_FAULT": self.faults, **environment})
+    def up(self, **_: str) -> None:
+        self.process = Forked(str(self.state), self.port, str(self.folder / "up.txt"), self.faults)  # type: ignore[assignment]
+        self.until(self._answers, 60, "Homeport to be up")
+        self.learn_passphrase()
 
     def live(self, ask: Any) -> Any:
         """Ask until there is an answer, over as many deaths as it takes."""

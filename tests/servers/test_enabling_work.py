@@ -156,3 +156,35 @@ def test_a_store_is_tried_out(place: Place, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(StoreError) as full:
         place.do("probe-store", store=(tmp_path / "more").as_uri())
     assert full.value.code == "store.full"
+
+
+def test_a_seed_is_looked_at_taken_in_and_dropped_however_often_it_is_asked_for(place: Place) -> None:
+    (place.path / "carried").mkdir()
+    (place.path / "carried" / "disk0.img").write_bytes(os.urandom(SIZE))
+    seed = {"disk0": "carried/disk0.img"}
+    like = {**place.site.machine("disks").to_json(), "obstacles": []}
+    probed = place.work.carry_out("probe-seed", {"seed": seed, "disks": like["disks"]}, lambda *told: None)
+    assert probed == {"disks": {"disk0": SIZE}}
+    told = {"timeline": T1, "seed": seed, "like": like, "description": {"name": "disks"}}
+    taken = place.twice("import-seed", **told)
+    assert taken == {"point": f"{T1}/0", "bytes": SIZE}
+    assert place.do("points", timeline=T1) == {"points": [], "head": f"{T1}/0"}
+    (place.path / "carried" / "disk0.img").unlink()
+    assert place.do("import-seed", **told) == taken, "it is in the store; nobody needs the image any more"
+    with pytest.raises(HomeportError) as refused:
+        place.do("import-seed", **{**told, "timeline": T2})
+    assert refused.value.code == "seed.not-found"
+    assert not list((place.own / "cache").glob("*/*/import/*"))
+    assert place.do("drop-points", timelines={T1: 0}, keep=[])["dropped"] == 0, "the newest stays, whatever it is"
+
+
+@pytest.mark.qemu
+def test_points_of_a_timeline_that_another_forks_from_are_thinned(place: Place) -> None:
+    replicate(place)
+    points = [PointId.parse(place.do("take-point", consistency="crash-consistent")["point"]) for _ in range(3)]
+    place.do("end-timeline", timeline=T1)
+    place.do("prepare-timeline", timeline=T2, parent=str(points[1]), description={"name": "disks"})
+    everything = {point.id.number for point in place.store.points(T1)}
+    found = place.twice("thin-points", timelines={T1: [point.number for point in points]})
+    gone = points[0].number
+    assert found == {"left": {T1: sorted(everything - {gone})}}, "the fork's own and the newest stay"

@@ -14,6 +14,7 @@ from homeport.servers.object_gateway import ObjectGateway
 from homeport.servers.remote_objects import RemoteObjects
 from homeport.store.errors import AlreadyExists, Locked, NotFound, StoreUnavailable
 from homeport.store.memory import MemoryObjects
+from tests.ports import free_port
 from tests.store.proxy import LOSE_ANSWER, RESET, Proxy
 
 
@@ -91,10 +92,8 @@ def test_several_threads_share_it(objects: RemoteObjects) -> None:
 
 
 def test_a_gateway_that_is_gone_is_unavailable() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
     with pytest.raises(StoreUnavailable):
-        RemoteObjects(f"http://127.0.0.1:{port}", "token").get("k")
+        RemoteObjects(f"http://127.0.0.1:{free_port()}", "token").get("k")
 
 
 def test_a_connection_that_broke_is_made_again(gateway: ObjectGateway, objects: RemoteObjects) -> None:

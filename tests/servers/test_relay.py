@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from homeport.domain.errors import HomeportError
-from homeport.servers.relay import NoServer, NotAsked, Relay, ServerAway
+from homeport.servers.relay import GroupTogether, NoServer, NotAsked, Relay, ServerAway
 from homeport.servers.work.kinds import SWITCH, Duty, Part
 
 REPLICATE = Part(Duty.PROCESS_SERVER, "replicate")
@@ -211,3 +211,18 @@ def test_a_process_server_that_was_replaced_while_it_was_away_is_told_when_it_co
     assert [(each["kind"], each["params"]["item"]) for each in relay.take("ps1", frozenset())] == [
         ("stop-replication", "i")
     ]
+
+
+def test_the_members_of_a_group_have_one_process_server(tmp_path: Path) -> None:
+    relay = Relay(tmp_path)
+    hello(relay, "ps1")
+    hello(relay, "ps2")
+    for item in ("i", "j", "k"):
+        asked = Asked(relay, REPLICATE, item, item=item, group="shop")
+        assert [each["id"] for each in until(lambda: relay.take("ps1", frozenset()))] == [item]
+        relay.answer("ps1", item, {"state": "done"})
+        asked.ended()
+    with pytest.raises(GroupTogether):
+        relay.carry_out(
+            Part(Duty.PROCESS_SERVER, SWITCH), {"item": "j", "group": "shop", "process_server": "ps2"}, quiet, "w"
+        )

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from homeport.store import Objects, open_objects
+from tests.ports import free_port
 
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -38,11 +39,6 @@ def _find(variable: str, place: str) -> str:
             pytest.fail(f"there is no {path}: `make prepare-tests` installs it")
         pytest.skip(f"there is no {path}: `make prepare-tests` installs it, or set {variable}")
     return str(path)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class Server:
@@ -76,7 +72,7 @@ class Server:
 class Moto(Server):
     def __init__(self) -> None:
         command = _find("HOMEPORT_MOTO_SERVER", "moto/bin/moto_server")
-        port = _free_port()
+        port = free_port()
         super().__init__([command, "-H", "127.0.0.1", "-p", str(port)], port)
 
     def new_bucket(self, *, versions: bool = False, lock: bool = False) -> str:
@@ -101,7 +97,7 @@ class Moto(Server):
 class Azurite(Server):
     def __init__(self, folder: Path) -> None:
         command = _find("HOMEPORT_AZURITE", "azurite/node_modules/.bin/azurite-blob")
-        port = _free_port()
+        port = free_port()
         options = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder)]
         super().__init__([command, *options, "--skipApiVersionCheck", "--disableTelemetry", "--silent"], port)
 

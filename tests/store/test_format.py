@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from homeport.domain.points import PointId
-from homeport.store import LocalObjects, MachineStore, VaultKey, block_digests, machine_key, seal_vault
+from homeport.store import LocalObjects, MachineStore, VaultKey, block_digests, heads, machine_key, seal_vault
 from homeport.store.names import Segment
 from homeport.store.records import MemoryIndex, pack
 from homeport.store.segment import SegmentInfo
@@ -297,3 +297,26 @@ def test_a_long_table_of_segments_has_pages(count: int) -> None:
     head, sections = pack(MemoryIndex.of({}, infos))
     expected = [(*info.segment, info.random) for info in infos]
     assert Reader.segments(head, sections) == expected
+
+
+def test_a_point_of_a_group_says_so_and_is_read_all_the_same(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path / "bucket")
+    vault = VaultKey.create()
+    seal_vault(objects, vault, "correct horse")
+    store = MachineStore(objects, machine_key(objects, vault, MACHINE, create=True))
+    store.create_timeline(T1)
+    writer = store.writer(T1, "one")
+    data = noise(1, BLOCK)
+    mark = "shop/00112233445566ff"
+    first = add_point(writer, tmp_path / "spool", None, [("disk0", 0, data)], {"disk0": BLOCK})
+    second = add_point(writer, tmp_path / "spool", first, [("disk0", 0, data[::-1])], {"disk0": BLOCK}, group=mark)
+    assert [info.group for info in store.points(T1)] == [None, mark]
+    reader = Reader(tmp_path / "bucket", "correct horse", MACHINE)
+    assert "group" not in reader.record(str(first))[0]
+    assert reader.record(str(second))[0]["group"] == mark
+    assert reader.read(str(second)) == {"disk0": data[::-1]}
+
+    head = reader.record(str(second))[0]
+    assert heads.wrong("point", head) is None
+    for bad in ("shop", "shop/00112233445566FF", "/00112233445566ff", "a/b/00112233445566ff", 7, None):
+        assert heads.wrong("point", {**head, "group": bad}) == "group"

@@ -100,6 +100,11 @@ def test_a_request_must_be_signed_by_its_key_and_of_p256() -> None:
         read_request("nothing")
 
 
+def test_a_host_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(RequestInvalid):
+        make_request(new_key(), "ps-1", ["bergen.example", "brønnøysund.example"])
+
+
 def _der():  # type: ignore[no-untyped-def]
     from cryptography.hazmat.primitives.serialization import Encoding
 

@@ -242,6 +242,14 @@ def test_a_key_needs_a_site_and_an_address(vault: TlsVault) -> None:
     assert error.value.code == "registration.no-address"
 
 
+def test_a_key_is_kept_nowhere(vault: TlsVault) -> None:
+    asked = {"json": {"site": "home"}, "headers": {"Idempotency-Key": "the-same"}}
+    made = [vault.operator.post("/v1/registration-keys", **asked).json() for _ in range(2)]  # type: ignore[arg-type]
+    assert made[0]["id"] != made[1]["id"]
+    secret = json.loads(made[0]["key"])["secret"]
+    assert secret.encode() not in b"".join(file.read_bytes() for file in vault.state.glob("vault.db*"))
+
+
 def test_what_shows_nothing_can_send_little(vault: TlsVault) -> None:
     with httpx.Client(base_url=vault.url, verify=tls.client_context(vault.core.authority.pem)) as anyone:
         assert anyone.post("/v1/join", content=b"x" * 70_000).status_code == 413

@@ -62,6 +62,14 @@ def test_servers_are_removed_in_the_order_of_dependency(home: Site, tmp_path: Pa
     assert sum(entry["event"] == "security.server-removed" for entry in log) == 3
 
 
+def test_a_site_goes_after_its_servers(home: Site) -> None:
+    operator = home.vault.operator
+    refusal = operator.delete("/v1/sites/home")
+    assert (refusal.status_code, refusal.json()["code"]) == (409, "site.has-servers")
+    assert operator.delete("/v1/servers/cs-home").status_code == 200
+    assert operator.delete("/v1/sites/home").status_code == 200
+
+
 def test_force_removes_what_depends_on_it_too(home: Site, tmp_path: Path) -> None:
     vault = home.vault
     protect(vault)

@@ -8,6 +8,12 @@ from fake_sites import World
 from postgres import Postgres
 from vault_process import LocalVault
 
+from homeport.vault import workflows as _registered  # noqa: F401
+from homeport.vault.steps import VERSIONS, WORKFLOWS
+
+RELEASED = dict(VERSIONS), dict(WORKFLOWS)
+"""What the product registers: read before any test's module is."""
+
 ON_BOTH = {"test_vault_api", "test_vault_round_trip"}
 """Modules whose tests of a vault run on both databases."""
 
@@ -17,6 +23,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         module = metafunc.module.__name__.rsplit(".", 1)[-1]
         kinds = ["sqlite", "postgresql"] if module in ON_BOTH else ["sqlite"]
         metafunc.parametrize("database", kinds, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def _released_workflows() -> Iterator[None]:
+    """A test that registers a workflow, or chooses another version, leaves none of it to the next one."""
+    assert (VERSIONS, WORKFLOWS) == RELEASED, "registered where a test's module is imported"
+    yield
+    assert (VERSIONS, WORKFLOWS) == RELEASED, "this test leaves what it registered"
 
 
 @pytest.fixture(scope="session")

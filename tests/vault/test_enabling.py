@@ -293,4 +293,6 @@ def test_what_is_protected_can_not_be_purged_and_what_is_not_kept_is_not_found(w
 def test_released_versions_keep_their_steps() -> None:
     protect = ["begin", "check", "prepare-timeline", "replicate", "first-point", "undo-stop", "undo-forget"]
     assert list(VERSIONS["protect.v1"].steps) == [*protect, "finish", "fail", "cancelled"]
+    second = [*protect[:5], "finalize", *protect[5:]]
+    assert list(VERSIONS["protect.v2"].steps) == [*second, "finish", "fail", "cancelled"]
     assert list(VERSIONS["disable.v1"].steps) == ["begin", "stop-replication", "forget", "finish", "fail"]

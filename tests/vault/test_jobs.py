@@ -4,48 +4,49 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from unittest.mock import patch
 
 import pytest
+from dbos._dbos import _get_or_create_dbos_registry
 from fake_sites import FakeMachine, Json, World
 from vault_process import LocalVault
 
 from homeport.domain.job_types import JOB_TYPES, job_type
 from homeport.domain.machines import Disk, Machine, Power
 from homeport.domain.operations import Operation
+from homeport.domain.task_tree import Group
 from homeport.vault import steps
+from homeport.vault.database import TaskRow
 from homeport.vault.steps import Cancelled, Run, operation
+from homeport.vault.tasks import CHECKED
 
 VERSION = 900
 """Of the workflow below: beyond all released ones."""
 
-name = f"{Operation.TEST_FAILOVER}.v{VERSION}"
-if name not in steps.VERSIONS:
-    _current = steps.WORKFLOWS.get(Operation.TEST_FAILOVER)
 
-    @operation(Operation.TEST_FAILOVER, VERSION, {"ask": "Ask the operator", "after": "Go on", "undo": "Undo"})
-    def _asks(run: Run) -> None:
-        """Waits for the operator, twice told of in its result."""
-        run.begin()
-        try:
-            answer = run.wait_for_operator("ask", "Plug the cable in.")
-            run.step("after", lambda step: {"told": answer["comment"]})
-            run.finish({"told": answer["comment"]}, state=run.before)
-        except Cancelled:
-            run.attempt("undo", lambda step: {"undone": True}, cancellable=False)
-            run.cancelled()
-
-    ASKING = steps.WORKFLOWS.pop(Operation.TEST_FAILOVER)
-    if _current is not None:
-        steps.WORKFLOWS[Operation.TEST_FAILOVER] = _current
+def _asks(run: Run) -> None:
+    """Waits for the operator, twice told of in its result."""
+    run.begin()
+    try:
+        answer = run.wait_for_operator("ask", "Plug the cable in.")
+        run.step("after", lambda step: {"told": answer["comment"]})
+        run.finish({"told": answer["comment"]}, state=run.before)
+    except Cancelled:
+        run.attempt("undo", lambda step: {"undone": True}, cancellable=False)
+        run.cancelled()
 
 
 @pytest.fixture
 def asking() -> Iterator[None]:
-    """Test failovers are the workflow above."""
-    real = steps.WORKFLOWS[Operation.TEST_FAILOVER]
-    steps.WORKFLOWS[Operation.TEST_FAILOVER] = ASKING
-    yield
-    steps.WORKFLOWS[Operation.TEST_FAILOVER] = real
+    """Test failovers are the workflow above, registered for this test alone."""
+    registries = (steps.WORKFLOWS, steps.VERSIONS, _get_or_create_dbos_registry().workflow_info_map)
+    with ExitStack() as stack:
+        for registry in registries:
+            stack.enter_context(patch.dict(registry))
+        names = {"ask": "Ask the operator", "after": "Go on", "undo": "Undo"}
+        operation(Operation.TEST_FAILOVER, VERSION, names)(_asks)
+        yield
 
 
 def waiting(world: World) -> Json:
@@ -183,3 +184,72 @@ def test_every_operation_has_a_name_of_its_own() -> None:
     assert set(JOB_TYPES) == set(Operation)
     assert len({each.name for each in JOB_TYPES.values()}) == len(Operation)
     assert job_type("beyond").display == "beyond"
+
+
+# ── nested tasks ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def titles(nodes: list[Json]) -> list[str]:
+    return [node["title"] for node in nodes]
+
+
+def test_tasks_are_told_nested_too_with_what_the_checks_said(world: World) -> None:
+    world.protected()
+    (protect,) = world.call("GET", "/jobs", kind="protect")["jobs"]
+    assert titles(protect["task_tree"]) == [
+        "Prerequisites check",
+        "Enable replication",
+        "Finalize protection: open and verify the first recovery point",
+    ]
+    prerequisites, enable, _ = protect["task_tree"]
+    assert prerequisites["children"][-1]["name"] == "check", "the workflow's own look"
+    checks = [node for node in prerequisites["children"] if node["name"].startswith("checks/")]
+    assert len(checks) > 3
+    assert all(node["state"] in ("succeeded", "skipped") for node in checks)
+    unknown = [node for node in checks if node["state"] == "skipped"]
+    assert unknown, "the fake sites tell next to nothing of themselves"
+    assert all(node["finding"]["found"].startswith("Not known") for node in unknown)
+    assert any(node["state"] == "succeeded" and "finding" not in node for node in checks)
+    assert [node["name"] for node in enable["children"]] == ["prepare-timeline", "replicate", "first-point"]
+    assert enable["state"] == "succeeded"
+    assert "checks" not in [task["name"] for task in protect["tasks"]], "tasks are the workflow's steps, as ever"
+    leaves = [node for group in protect["task_tree"] for node in (group["children"] or [group])]
+    assert [{**task, "children": []} for task in protect["tasks"]] == [
+        node for node in leaves if not node["name"].startswith("checks/")
+    ]
+
+
+def test_a_group_is_at_work_while_a_task_of_it_is(world: World) -> None:
+    world.protected()
+    world.west.hold["start-from-point"] = threading.Event()
+    world.west.entered["start-from-point"] = threading.Event()
+    job = world.begin("failover")["id"]
+    assert world.west.entered["start-from-point"].wait(20)
+    tree = {node["name"]: node for node in world.call("GET", f"/jobs/{job}")["task_tree"]}
+    assert {name: tree[name]["state"] for name in ("prerequisites", "stop", "fence", "start")} == {
+        "prerequisites": "succeeded",
+        "stop": "succeeded",
+        "fence": "succeeded",
+        "start": "running",
+    }
+    assert (tree["stop"]["ended"] is not None, tree["start"]["ended"]) == (True, None)
+    world.west.hold.pop("start-from-point").set()
+    assert {node["state"] for node in world.wait(job)["task_tree"]} == {"succeeded"}
+
+
+def test_a_job_of_an_earlier_release_is_shown_in_groups_too(world: World, vault: LocalVault) -> None:
+    """Its rows are as they were: no checks, and the steps of its own version."""
+    world.protected()
+    (job,) = world.call("GET", "/jobs", kind="protect")["jobs"]
+    with vault.vault.core.database.write() as session:
+        session.delete(session.get_one(TaskRow, (job["id"], CHECKED)))
+        session.delete(session.get_one(TaskRow, (job["id"], "finalize")))
+        session.get_one(TaskRow, (job["id"], "replicate")).name = "of-long-ago"
+    tree = world.call("GET", f"/jobs/{job['id']}")["task_tree"]
+    assert [node["name"] for node in tree] == ["prerequisites", "enable", "of-long-ago"]
+    assert [node["name"] for node in tree[1]["children"]] == ["prepare-timeline", "first-point"]
+
+
+def test_a_group_of_what_is_no_step_is_refused() -> None:
+    with pytest.raises(ValueError, match="groups what is no step of it: brew"):
+        operation(Operation.POINT, VERSION, {"take": "Take it"}, {"coffee": Group("Coffee", ("brew",))})

@@ -56,9 +56,12 @@ class Operator:
                 return found
             assert "Error" in refused, refused
 
-    def protect(self) -> str:
-        body = {"machine": "web", "from": "east", "to": "west", "policy": "gold"}
+    def protect(self, **more: Any) -> str:
+        body = {"machine": "web", "from": "east", "to": "west", "policy": "gold", **more}
         return self._post("/items", body, "protect")
+
+    def restore_deleted(self) -> str:
+        return self._post("/items/deleted/web/restore", {}, "protect")
 
     def begin(self, operation: str, **body: Any) -> str:
         return self._post(f"/items/web/operations/{operation}", body, operation)
@@ -231,13 +234,27 @@ def the_trip(world: World) -> None:
     operator.run("reprotect")
     item = world.expect("Protected", direction="forward", active_site="east", job=None)
     assert east.replications[item["id"]]["tracker_base"] == done["result"]["point"]
+    operator.run("disable")
+    east.produce = False
+    job = operator.restore_deleted()
+    world.until(lambda: east.replications != {})
+    operator.cancel(job)
+    operator.wait(job, "cancelled")
+    east.produce = True
+    operator.wait(operator.restore_deleted())
+    world.expect("Protected", active_site="east")
     operator.run("disable", purge=True)
     assert world.call("GET", "/items")["items"] == []
     assert west.timelines == {}
     assert east.timelines == {}
 
-    operator.wait(operator.protect())
+    west.seeds = {"web.img": 1 << 30, "data.qcow2": 1 << 30}
+    operator.wait(operator.protect(seed={"disk0": "web.img", "disk1": "data.qcow2"}))
+    (timeline,) = west.timelines.values()
+    assert 0 not in timeline.points, "the seed is no recovery point"
     operator.run("failover")
+    operator.cancel_within("complete-migration", "hydrate", "west")
+    world.expect("FailoverCommitPending", active_site="west")
     west.fail["hydrate"] = 1
     failed = operator.run("complete-migration", "failed")
     world.expect("MigrationFailed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
 import time
@@ -16,6 +15,7 @@ from dbos._dbos import _get_or_create_dbos_registry
 
 from homeport.vault.app import Vault, create_vault
 from homeport.vault.core import Timeouts
+from tests.forked import CONTEXT
 from tests.ports import free_port
 
 log = structlog.get_logger(__name__)
@@ -47,7 +47,7 @@ def wait_until_served(url: str, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
-            httpx.get(f"{url}/v1/vault", timeout=5)
+            httpx.get(f"{url}/v1/vault", timeout=5, verify=False)
             return
         except httpx.TransportError:
             assert time.monotonic() < deadline, "the vault is not served"
@@ -91,20 +91,6 @@ def serve(state: str, port: int, faults: str, database: str | None, timeouts: Ti
     vault.stop()
 
 
-_context = multiprocessing.get_context("forkserver")
-# Installed modules only: Python 3.11's fork server does not get this process's sys.path.
-_context.set_forkserver_preload(
-    [
-        "homeport.vault.app",
-        "httpx",
-        "uvicorn",
-        "uvicorn.loops.auto",
-        "uvicorn.protocols.http.auto",
-        "uvicorn.lifespan.off",
-    ]
-)
-
-
 class KillableVault:
     """In a process of its own, forked from one that has imported everything, so that a start costs little."""
 
@@ -138,7 +124,7 @@ class KillableVault:
         wait_until_served(self.url)
 
     def _begin(self) -> None:
-        self._process = _context.Process(
+        self._process = CONTEXT.Process(
             target=serve, args=(str(self.state), self.port, self.faults, self.database, self.timeouts)
         )
         self._process.start()

@@ -105,6 +105,7 @@ Item = TypedDict(
         "target": dict[str, Any],
         "target_machine": dict[str, Any],
         "failover_point": Any,
+        "tagged_points": dict[str, int],
         "commit_policy": dict[str, Any] | None,
         "created": str,
     },
@@ -166,6 +167,13 @@ class Task(TypedDict, total=False):
     error: dict[str, Any] | None
 
 
+class TaskNode(Task, total=False):
+    """A task, or a group of them, which shows its children's state and progress. ``finding``: what a check found."""
+
+    children: list[TaskNode]
+    finding: dict[str, Any]
+
+
 class Waiting(TypedDict):
     """What a job asks of the operator."""
 
@@ -198,6 +206,7 @@ class Job(TypedDict, total=False):
     started: str | None
     ended: str | None
     tasks: list[Task]
+    task_tree: list[TaskNode]
     error: dict[str, Any] | None
     errors: list[dict[str, Any]]
     result: Any

@@ -294,6 +294,17 @@ class VaultClient:
     def purge_deleted(self, item: str) -> DeletedItem:
         return cast(DeletedItem, self._post(f"/v1/items/deleted/{_part(item)}/purge")["item"])
 
+    def restore_deleted(self, item: str) -> str:
+        """Returns the id of the job."""
+        return _job_id(self._post(f"/v1/items/deleted/{_part(item)}/restore"))
+
+    def points(self, item: str, *, tagged: bool = False) -> list[Point]:
+        """Those that are offered; ``tagged``: those that have a tag, offered or not."""
+        return list(self._get(f"/v1/items/{_part(item)}/points", tagged="true" if tagged else None)["points"])
+
+    def untag(self, item: str, timeline: str, number: str) -> Item:
+        return cast(Item, self._post(f"/v1/items/{_part(item)}/points/{_part(timeline)}/{_part(number)}/untag"))
+
     def groups(self) -> list[Group]:
         return list(self._get("/v1/groups")["groups"])
 
@@ -306,9 +317,6 @@ class VaultClient:
     def operate_group(self, name: str, operation: str, inputs: Mapping[str, Any]) -> list[Job]:
         """Begin an operation on all members; returns their jobs."""
         return list(self._post(f"/v1/groups/{_part(name)}/operations/{_part(operation)}", inputs)["jobs"])
-
-    def points(self, item: str) -> list[Point]:
-        return list(self._get(f"/v1/items/{_part(item)}/points")["points"])
 
     def checks(self, item: str) -> Findings:
         """What the last look of the checks found."""

@@ -10,8 +10,10 @@ from homeport.cli.api import DeletedItem, Item
 from homeport.cli.errors import WrongUse
 from homeport.cli.formats import parse_instant, parse_size, show_instant, show_size
 from homeport.cli.lessons import PROTECT, lesson
-from homeport.cli.session import Session, YesOption, command, group
+from homeport.cli.session import NoWaitOption, Session, YesOption, command, group
+from homeport.cli.status import tell_what_now
 from homeport.cli.tables import HEALTH_COLOURS, coloured, details, table
+from homeport.cli.waiting import accept
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +39,7 @@ LIST = lesson(
     """With --deleted the items whose protection ended and whose recovery points are still kept, and until when.""",
     "homeport item list",
     "homeport item list --deleted",
-    then="homeport item show ITEM, or homeport item purge ITEM",
+    then="homeport item show ITEM, or homeport item restore ITEM, or homeport item purge ITEM",
 )
 PURGE = lesson(
     "Delete the recovery points of a deleted item now.",
@@ -46,6 +48,22 @@ PURGE = lesson(
     before it begins.""",
     "homeport item purge web1",
     then="homeport item list --deleted",
+)
+
+RESTORE = lesson(
+    "Protect the machine of a deleted item again, with the points that are kept.",
+    """For an item that was disabled by mistake, while its points are kept (14 days). Its points are offered again; the
+    next one ships what differs from the newest of them, found by digests: no full copy.""",
+    "homeport item restore web1",
+    then="homeport points web1",
+)
+
+UNTAG = lesson(
+    "Take a recovery point's tag back, so that it is kept no longer than others of its age.",
+    """Retention then drops it when it is its turn; where the points around it are gone already, it goes now. Its space
+    comes back later, as that of any point.""",
+    "homeport item untag web1 0f3a5c7e9b1d2f40/17",
+    then="homeport points web1 --tagged",
 )
 
 SAME = "same"
@@ -116,6 +134,27 @@ def register(app: typer.Typer) -> None:
         session.answer(
             {"item": found},
             lambda console: console.print(f"The recovery points of {found['name']} are being deleted.", markup=False),
+        )
+
+    @command(items, "restore", RESTORE)
+    def restore(session: Session, item: DeletedArgument, no_wait: NoWaitOption = False) -> None:
+        job_id = session.vault.restore_deleted(item)
+        job = accept(session, job_id, wait=not no_wait, done=f"{item} is protected again, with its earlier points")
+        if not no_wait:
+            tell_what_now(session, job, job.get("item") or item)
+
+    @command(items, "untag", UNTAG)
+    def untag(
+        session: Session,
+        item: ItemArgument,
+        point: Annotated[str, typer.Argument(metavar="POINT", help="As homeport points ITEM --tagged lists it.")],
+    ) -> None:
+        timeline, slash, number = point.partition("/")
+        if not slash or not number.isdigit():
+            raise WrongUse(f"{point!r} is no recovery point; expected TIMELINE/NUMBER")
+        found = session.vault.untag(item, timeline, number)
+        session.answer(
+            {"item": found}, lambda console: console.print(f"{point} is kept as others of its age are.", markup=False)
         )
 
 

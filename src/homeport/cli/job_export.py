@@ -1,4 +1,7 @@
-"""Jobs as a file: JSON as the API tells them, CSV with a row for each, XLSX with sheets of jobs, tasks and errors."""
+"""Jobs as a file: JSON as the API tells them, CSV with a row for each, XLSX with sheets of jobs, tasks and errors.
+
+Tasks are nested: JSON tells them so (``task_tree``), a table by the path of each.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from homeport.cli.api import Job
+from homeport.cli.api import Job, TaskNode
 from homeport.cli.formats import parse_instant, seconds_between
+from homeport.cli.task_tree import walk
 
 JOB_COLUMNS = (
     *("id", "type", "display_name", "kind", "activity", "status", "state"),
     *("target_type", "target_id", "target_name", "created", "started", "ended", "seconds"),
     *("tasks", "error_code", "error_cause", "error_remedy", "errors", "comments", "allowed"),
 )
-TASK_COLUMNS = ("job", "number", "name", "title", "state", "started", "ended", "seconds", "error_code", "error_cause")
+TASK_COLUMNS = (
+    *("job", "number", "path", "name", "title", "state", "started", "ended", "seconds"),
+    *("error_code", "error_cause", "found"),
+)
 ERROR_COLUMNS = ("job", "task", "code", "cause", "remedy", "details")
 
 INSTANTS = frozenset({"created", "started", "ended"})
@@ -44,7 +51,7 @@ def job_row(job: Job) -> Row:
         "started": job.get("started"),
         "ended": job.get("ended"),
         "seconds": seconds_between(job.get("started"), job.get("ended")),
-        "tasks": "; ".join(f"{task.get('title')}: {task['state']}" for task in job.get("tasks", [])),
+        "tasks": "; ".join(f"{joined(path)}: {task['state']}" for path, task in walk(job) if _tells(task)),
         "error_code": error.get("code"),
         "error_cause": error.get("cause"),
         "error_remedy": error.get("remedy"),
@@ -54,12 +61,18 @@ def job_row(job: Job) -> Row:
     }
 
 
+def _tells(task: TaskNode) -> bool:
+    """Not a group, nor a check that found nothing."""
+    return not task.get("children") and (not task.get("name", "").startswith("checks/") or "finding" in task)
+
+
 def task_rows(job: Job) -> Iterator[Row]:
-    for number, task in enumerate(job.get("tasks", []), 1):
-        error = task.get("error") or {}
+    for number, (path, task) in enumerate(walk(job), 1):
+        error, finding = task.get("error") or {}, task.get("finding") or {}
         yield {
             "job": job["id"],
             "number": number,
+            "path": joined(path),
             "name": task.get("name"),
             "title": task.get("title"),
             "state": task["state"],
@@ -68,7 +81,13 @@ def task_rows(job: Job) -> Iterator[Row]:
             "seconds": seconds_between(task.get("started"), task.get("ended")),
             "error_code": error.get("code"),
             "error_cause": error.get("cause"),
+            "found": f"{finding.get('code')}: {finding.get('found')}" if finding else None,
         }
+
+
+def joined(path: Sequence[str]) -> str:
+    """In one cell: "Start the recovery machine > Choose the recovery point"."""
+    return " > ".join(path)
 
 
 def error_rows(job: Job) -> Iterator[Row]:

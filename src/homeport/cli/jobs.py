@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homeport.cli.api import Job, Limits
+from homeport.cli.api import Job, Limits, TaskNode
 from homeport.cli.errors import JobFailed, WrongUse
 from homeport.cli.formats import instant, parse_duration, seconds_between, show_instant, show_span
 from homeport.cli.lessons import LOOK, lesson
 from homeport.cli.progress import show_progress
 from homeport.cli.session import NoWaitOption, Session, command, group
 from homeport.cli.tables import JOB_COLOURS, coloured, details, table
+from homeport.cli.task_tree import walk
 from homeport.cli.waiting import follow, wait_for
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ LIST = lesson(
 )
 SHOW = lesson(
     "Show a job and its tasks: state, progress, duration, error.",
-    "An error has a code, what was found, and what to do. --wait waits until the job ended.",
+    """Tasks that belong together stand below one line, which shows their state and progress together; what the checks
+    before the operation said is the first of them. An error has a code, what was found, and what to do. --wait waits
+    until the job ended.""",
     "homeport job show 3f1c9a2e",
     then="homeport job cancel JOB or homeport job restart JOB, where the job allows it.",
 )
@@ -249,15 +252,15 @@ def show_job(console: Console, job: Job) -> None:
     head.add_row("Ended", show_instant(job.get("ended")))
     console.print(head)
     rows = table("Task", "State", "Took", "Progress")
-    for task in job.get("tasks", []):
-        error = task.get("error")
+    for path, task in walk(job):
+        text, colour = _told(task)
         rows.add_row(
-            coloured(task.get("title") or task.get("name", "?"), ""),
+            coloured("  " * (len(path) - 1) + path[-1], ""),
             coloured(task["state"], JOB_COLOURS.get(task["state"], "")),
             show_span(seconds_between(task.get("started"), task.get("ended"))),
-            coloured(_error(error) if error else show_progress(task.get("progress")), "red" if error else ""),
+            coloured(text, colour),
         )
-    if job.get("tasks"):
+    if rows.row_count:
         console.print(rows)
     if error := job.get("error"):
         console.print(coloured(_error(error), "red"))
@@ -267,6 +270,15 @@ def show_job(console: Console, job: Job) -> None:
         console.print(
             "You can now: " + ", ".join(f"homeport job {verb} {job['id']}" for verb in job["allowed"]), markup=False
         )
+
+
+def _told(task: TaskNode) -> tuple[str, str]:
+    """What a task's line says at its end, and its colour: its error, what a check found, else its progress."""
+    if error := task.get("error"):
+        return _error(error), "red"
+    if finding := task.get("finding"):
+        return f"{finding.get('code', '?')}: {finding.get('found', '')}", "yellow"
+    return show_progress(task.get("progress")), ""
 
 
 def _error(error: dict[str, Any]) -> str:

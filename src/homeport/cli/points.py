@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 POINTS = lesson(
     "List the recovery points of a machine, the newest first.",
     """Shows each point's id, time and age, consistency, size of its changes, tags, and which of the names latest,
-    latest-processed and latest-app-consistent mean it now.""",
+    latest-processed and latest-app-consistent mean it now. A tag keeps a point past its retention: --tagged lists such
+    points, also after a commit has taken them out of the list; homeport item untag lets one go.""",
     "homeport points web1",
+    "homeport points web1 --tagged",
     then="homeport test-failover web1 --point ID, or homeport failover web1 --point ID",
 )
 POINT = lesson(
@@ -47,8 +49,14 @@ def register(app: typer.Typer) -> None:
         operate(session, item, "point", inputs, no_wait=no_wait, done=f"A recovery point of {item} is taken")
 
     @command(app, "points", POINTS, panel=LOOK)
-    def points(session: Session, item: ItemArgument) -> None:
-        found = session.vault.points(item)
+    def points(
+        session: Session,
+        item: ItemArgument,
+        tagged: Annotated[
+            bool, typer.Option("--tagged", help="Those with a tag, also those that only the tag keeps in the store.")
+        ] = False,
+    ) -> None:
+        found = session.vault.points(item, tagged=tagged)
         session.answer({"points": found}, lambda console: show_points(console, found))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -21,10 +22,12 @@ HELP = lesson(
     then points are taken at the policy's interval. It is done when the other site has opened and verified the first
     point. The machine goes on running all the while. Several machines get a job each: one that is refused or fails does
     not stop the others, and makes the exit status 1. What is chosen for the other site can be changed later with
-    homeport item set, except --exclude-disk and --group. Members of a --group are held at one instant for a few
-    milliseconds at each point, so that they can be failed over together as they were together.""",
+    homeport item set, except --exclude-disk. Where the line is thin, carry an image of each disk to the other site and
+    name it with --seed: what differs from it is found by digests, and only that crosses. Members of a --group are
+    held at one instant for a few milliseconds at each point, so that they can be failed over as they were together.""",
     "homeport protect web1 --from home --to away --policy gold",
     "homeport protect db1 --from home --to away --policy gold --size 4x8GiB --exclude-disk disk2",
+    "homeport protect web1 --from home --to away --policy gold --seed disk0=seeds/web1/disk0.raw",
     "homeport protect web1 web2 db1 --from home --to away --policy gold --json",
     "homeport protect shop-db shop-web --from home --to away --policy gold --group shop",
     then="homeport status web1 --watch, then a drill: homeport test-failover web1",
@@ -42,6 +45,18 @@ def parse_machine_size(text: str) -> tuple[int, int]:
         return int(match[1]), parse_size(match[2])
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def parse_seed(given: Sequence[str]) -> dict[str, str]:
+    """By disk id the path of its image: the id that is given, else disk0, disk1, … by place. Raises WrongUse."""
+    found: dict[str, str] = {}
+    for number, text in enumerate(given):
+        before, equals, after = text.partition("=")
+        disk, path = (before, after) if equals and "/" not in before else (f"disk{number}", text)
+        if disk in found:
+            raise WrongUse(f"two seeds are given for {disk}")
+        found[disk] = path
+    return found
 
 
 def register(app: typer.Typer) -> None:
@@ -64,6 +79,14 @@ def register(app: typer.Typer) -> None:
         exclude_disk: Annotated[
             list[str] | None, typer.Option(metavar="DISK", help="Leave this disk out, e.g. disk1; repeatable.")
         ] = None,
+        seed: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="DISK=PATH",
+                help="An image of this disk (raw, img or qcow2) below the other site's folder to begin from; "
+                "for each disk. Without DISK=: disk0, disk1, … by place.",
+            ),
+        ] = None,
         tag: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="A note on the item; repeatable.")] = None,
         group: Annotated[
             str | None,
@@ -76,8 +99,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         if network is not None and network_later:
             raise WrongUse("--network and --network-later exclude each other")
-        if len(machines) > 1 and (name is not None or ip is not None):
-            raise WrongUse("--name and --ip are for one machine")
+        if len(machines) > 1 and (name is not None or ip is not None or seed):
+            raise WrongUse("--name, --ip and --seed are for one machine")
         cpus, memory = parse_machine_size(size) if size is not None else (None, None)
         chosen = {
             "name": name,
@@ -87,6 +110,7 @@ def register(app: typer.Typer) -> None:
             "ip": ip,
             "exclude_disks": exclude_disk or None,
             "tags": tag or None,
+            "seed": parse_seed(seed or ()) or None,
             "group": group,
         }
         properties = {key: value for key, value in chosen.items() if value is not None}

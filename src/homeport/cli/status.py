@@ -155,6 +155,10 @@ def draw_item(item: Item, job: Job | None) -> RenderableType:
         shown.add_row("", coloured(_reason(error), "red"))
     if crossed := state.get("crossed"):
         shown.add_row("Crossed", f"{show_size(crossed.get('out'))} out, {show_size(crossed.get('in'))} in")
+    tagged = item.get("tagged_points") or {}
+    if tagged.get("count"):
+        past = f", {tagged['past_retention']} past retention" if tagged.get("past_retention") else ""
+        shown.add_row("Tagged points", f"{tagged['count']}{past}, {show_size(tagged.get('stored_bytes'))}")
     if test := item.get("test"):
         shown.add_row("Test machine", f"{machine_name(test.get('machine'))} from {_point(test.get('point'))}")
     if item.get("recovery_machine"):

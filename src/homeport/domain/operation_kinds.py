@@ -29,9 +29,17 @@ class Operation(StrEnum):
 
 
 CANCELLABLE = frozenset(
-    {Operation.PROTECT, Operation.TEST_FAILOVER, Operation.FAILOVER, Operation.REPROTECT, Operation.FAILBACK}
+    {
+        Operation.PROTECT,
+        Operation.TEST_FAILOVER,
+        Operation.FAILOVER,
+        Operation.REPROTECT,
+        Operation.FAILBACK,
+        Operation.COMPLETE_MIGRATION,
+    }
 )
-"""What a running job of this kind undoes when it is cancelled; the others are short, or can't be undone."""
+"""What a running job of this kind undoes when it is cancelled, unless it has come to a step from which there is no
+return; the others are short, or can't be undone."""
 
 NOT_ASKED_FOR = frozenset({Operation.PROTECT, Operation.CANCEL_FAILOVER, Operation.CANCEL_FAILBACK})
 """Never begun on an item that is there: they come with it, or with the cancelling of a job."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from homeport.domain.choice import IMPORTED
 from homeport.domain.extents import Extents
 from homeport.domain.machines import Machine
 from homeport.domain.points import Consistency, PointId, PointInfo
@@ -35,9 +36,10 @@ def import_base(
     spool: Path,
     owner: str,
     progress: Progress,
+    tag: str = IMPORTED,
 ) -> tuple[PointInfo, int]:
     """Publish point 0 of ``timeline``: the disks of ``views``, each with the extents that may differ from ``parent``
-    (from zeroes, where there is no parent).
+    (from zeroes, where there is no parent). ``tag``: the point's.
 
     Returns the point and the bytes that differed. Idempotent: a point 0 that is there is returned.
     """
@@ -76,7 +78,7 @@ def import_base(
         consistency=Consistency.CRASH,
         disks={view.id: view.size for view, _ in views},
         incarnation="import",
-        tags=("import",),
+        tags=(tag,),
         machine=machine.to_json(),
         digest_maps=maps,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from homeport.domain.units import GiB
 from homeport.qemu.bitmaps import stop_tracking
 from homeport.qemu.errors import QmpGone
 from homeport.qemu.qmp import Qmp
-from homeport.sites.qemu import QemuSite
+from homeport.sites.qemu import QemuSite, description
 from homeport.sources.hold import Hold, NothingRuns, QemuHold
 from homeport.sources.interface import Changed, DiskView, Knowledge
 from homeport.sources.qemu import QemuSource
@@ -60,12 +60,13 @@ class LocalMachine:
             nbd_dir=self._site.folder(self._vm) / "run",  # QEMU keeps its first address for as long as it lives
             nbd_server=server,
             exclude=self._exclude,
-            hold=self._hold,
+            hold=self._hold(),
         )
 
-    def _hold(self, qmp: Qmp) -> Hold:
-        runs = self._site.machine(self._vm).extra.get("runner", "qemu") == "qemu"
-        return QemuHold(qmp) if runs else NothingRuns()
+    def _hold(self) -> Callable[[Qmp], Hold]:
+        """By its description: its QEMU can't be asked while a view of it is taken."""
+        disks_only = description.read(self._site.folder(self._vm)).description.runner == "storage-daemon"
+        return (lambda qmp: NothingRuns()) if disks_only else QemuHold
 
     def quiesce(self, timeout: float) -> bool:
         """Shut the guest down; where it doesn't within ``timeout`` seconds, pause it. Nothing is written after."""

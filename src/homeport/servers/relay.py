@@ -35,6 +35,8 @@ GONE_AFTER = 5.0
 LOOK_EVERY = 0.5
 TELL_EVERY = 5.0
 SWITCH_PATIENCE = 5.0
+_GROUP = "group:"
+"""What a group's name stands behind among the items that have a process server."""
 RESUME = "resume"
 """Kind of work between these servers: what a process server should replicate."""
 
@@ -52,6 +54,11 @@ class ServerAway(HomeportError):
 class ProcessServerCritical(HomeportError):
     code = "process-server.critical"
     remedy = "Give it what it lacks, or name another one: `homeport server show NAME` says how each is."
+
+
+class GroupTogether(HomeportError):
+    code = "site.group-together"
+    remedy = "Only an item that is in no group can be given another process server alone."
 
 
 class NotAsked(HomeportError):
@@ -195,6 +202,8 @@ class Relay:
         """Another process server has the item from now on. The one before is asked to stop; where it is away, the new
         one's writing fences it, and it is told when it comes back."""
         item, wanted = params["item"], params["process_server"]
+        if params.get("group"):
+            raise GroupTogether(f"the item is a member of group {params['group']}, whose points meet at one server")
         with self._lock:
             new = self._servers.get(wanted)
             before = self._assigned.get(item)
@@ -250,29 +259,34 @@ class Relay:
                 told = time.monotonic()
                 piece.progress(0, 0, f"waits for the {part.duty} {server.name}, which is away")
 
-    def _server_for(self, part: Part, params: Params) -> _Server | None:
-        """An item stays with its process server, be that away or not; a new one goes to the one named, else to the one
-        that has the fewest."""
+    def _server_for(self, part: Part, params: Params, *, resumes: bool = False) -> _Server | None:
+        """An item stays with its process server, be that away or not; a new one goes to the one named, else to that of
+        its group, whose members' points meet there, else to the one that has the fewest. ``resumes``: it
+        is no new one, only nobody knows here whose it was. Raises NoServer, ProcessServerCritical."""
         able = [server for _, server in sorted(self._servers.items()) if server.duty is part.duty]
         if part.duty is not Duty.PROCESS_SERVER or not able:
             return next((server for server in able if server.there), able[0] if able else None)
-        item, wanted = params.get("item"), params.get("process_server")
-        if part.kind == "replicate" and (wanted or self._assigned.get(item or "")) != self._assigned.get(item or ""):
+        item, begins = str(params.get("item")), part.kind == "replicate"
+        group = f"{_GROUP}{params['group']}" if params.get("group") else None
+        wanted = params.get("process_server") if begins else None
+        if wanted is not None and wanted != self._assigned.get(item):
             self._refuse_critical([server for server in able if server.name == wanted])
-        if wanted is not None and part.kind == "replicate" and all(server.name != wanted for server in able):
+        if wanted is not None and all(server.name != wanted for server in able):
             raise NoServer(f"this site has no process server {wanted!r}")
-        name = wanted if wanted is not None and part.kind == "replicate" else self._assigned.get(item or "")
+        name = wanted or self._assigned.get(item) or (self._assigned.get(group) if group else None)
         found = next((server for server in able if server.name == name), None)
         if found is None:
-            load = list(self._assigned.values())
-            if part.kind == "replicate":
+            load = [name for each, name in self._assigned.items() if not each.startswith(_GROUP)]
+            if begins and not resumes:
                 self._refuse_critical(able)
                 able = [server for server in able if self._grade(server)[0] is not Grade.CRITICAL]
             found = min(able, key=lambda server: (not server.there, load.count(server.name), server.name))
-        if item is not None and part.kind == "replicate" and self._assigned.get(item) != found.name:
-            self._assigned[item] = found.name
-            self._keep("assignments.json", self._assigned)
-        if item is not None and part.kind == "forget-replication" and self._assigned.pop(item, None):
+        before = dict(self._assigned)
+        if begins:
+            self._assigned |= {item: found.name, **({group: found.name} if group else {})}
+        if part.kind == "forget-replication":
+            self._assigned.pop(item, None)
+        if before != self._assigned:
             self._keep("assignments.json", self._assigned)
         return found
 
@@ -327,7 +341,7 @@ class Relay:
             mine = []
             for params in self._replications:
                 part = Part(Duty.PROCESS_SERVER, "replicate")
-                server = self._server_for(part, {"item": params["item"]})
+                server = self._server_for(part, {"item": params["item"], "group": params.get("group")}, resumes=True)
                 if server is not None and server.name == name:
                     mine.append(params)
             return mine

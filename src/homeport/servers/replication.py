@@ -107,12 +107,13 @@ class Replication:
         owner: str,
         report: Callable[[dict[str, Any]], None],
         crossing: Crossing,
+        *,
         identity: Identity | None = None,
         barrier: GroupBarrier | None = None,
         shipping: Shipping | None = None,
     ) -> None:
-        """``identity``: what is shown to the other site's gateway, where that is reached over TLS. ``barrier``: of the
-        group that the machine is a member of. ``shipping``: what all of the process server's items share."""
+        """``identity``: what is shown to the other site's gateway, where that is reached over TLS; ``barrier``: of the
+        group that the machine is a member of; ``shipping``: what all of the process server's items share."""
         self.spec = spec
         self._identity = identity
         self._shipping = shipping or Shipping.unlimited(cache)
@@ -516,8 +517,10 @@ class Replication:
         """Have the shipper drop what retention doesn't keep."""
         if not self._points or self._shipper is None:
             return
+        taken_back = self.spec.untagged
+        points = [replace(point, tags=()) if str(point.id) in taken_back else point for point in self._points]
         shared = self._barrier.shared(self.spec.item) if self._barrier is not None else ()
-        drop = points_to_prune(self._points, datetime.now(UTC), self.spec.retention, shared=shared)
+        drop = points_to_prune(points, datetime.now(UTC), self.spec.retention, shared=shared)
         if drop and time.monotonic() >= self._next_thin:
             self._next_thin = time.monotonic() + THIN_EVERY
         else:
@@ -605,5 +608,6 @@ def renewed(spec: ReplicationSpec, raw: dict[str, Any]) -> ReplicationSpec:
         interval=fresh.interval,
         app_consistent=fresh.app_consistent,
         retention=fresh.retention,
+        untagged=fresh.untagged,
         policy_at=fresh.policy_at,
     )

@@ -25,7 +25,8 @@ class ReplicationSpec:
     ``policy_at``: when the vault read these three; a later one counts, in whatever order they come (ISO 8601, UTC).
     ``tracker_base``: what the running machine's tracker calls the content it started from; ``same_as``: the point of
     *this* site's store that equals the timeline's base content, where that is known for certain. ``exclude``: ids of
-    disks that stay out of the replication. ``group``: the replication group that the machine is a member of.
+    disks that stay out of the replication; ``untagged``: ids of points whose tags were taken back; ``group``: the
+    replication group that the machine is a member of.
     """
 
     item: str
@@ -41,6 +42,7 @@ class ReplicationSpec:
     raw: dict[str, Any]
     exclude: frozenset[str] = frozenset()
     policy_at: str = ""
+    untagged: frozenset[str] = frozenset()
     group: str | None = None
 
     @classmethod
@@ -63,6 +65,7 @@ class ReplicationSpec:
             policy_at=str(data.get("policy_at") or ""),
             group=data.get("group"),
             exclude=frozenset(data.get("exclude") or ()),
+            untagged=frozenset(data.get("untagged") or ()),
         )
 
 

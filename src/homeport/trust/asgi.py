@@ -67,6 +67,7 @@ def tls_server(
         app,
         http=PeerProtocol,
         ws="none",
+        proxy_headers=False,  # who calls, the connection says
         **{"log_config": None, "access_log": False, "timeout_graceful_shutdown": graceful, **more},
     )
     config.load()

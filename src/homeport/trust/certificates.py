@@ -300,7 +300,12 @@ def _hosts(hosts: Iterable[str]) -> list[x509.GeneralName]:
         try:
             found.append(x509.IPAddress(ipaddress.ip_address(host)))
         except ValueError:
-            found.append(x509.DNSName(host))
+            try:
+                found.append(x509.DNSName(host))
+            except ValueError as error:
+                raise RequestInvalid(
+                    f"{host!r} is neither an address nor a host name in ASCII.", remedy="Name another with --host."
+                ) from error
     return found
 
 

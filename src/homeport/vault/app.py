@@ -113,6 +113,8 @@ class Vault:
                 "application_version": APPLICATION_VERSION,
                 "executor_id": self.instances.id,
                 "log_level": "WARNING",
+                # Nothing is told through the library, but its stop waits for the thread that looks for it.
+                "notification_listener_polling_interval_sec": 0.05,
                 "enable_otlp": False,
             }
         )

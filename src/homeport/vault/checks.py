@@ -18,10 +18,11 @@ import structlog
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from homeport.domain.checks.catalogue import CATALOGUE, health_reasons, judge
+from homeport.domain.checks.catalogue import CATALOGUE, health_reasons, judge, results
 from homeport.domain.checks.check import Finding, Severity
 from homeport.domain.checks.facts import (
     FRESH,
+    PLANNED_FAILOVER,
     Drive,
     Facts,
     ItemFacts,
@@ -88,18 +89,22 @@ class CheckFailed(HomeportError):
 # ── before operations ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def before(core: Core, name: str, operation: Operation, params: Json) -> None:
-    """Raises :class:`CheckFailed`. What the state does not allow is left to the rules, which say so better."""
+def before(core: Core, name: str, operation: Operation, params: Json) -> list[Json]:
+    """What each check says (:func:`homeport.domain.checks.catalogue.results`). Raises :class:`CheckFailed`. What the
+    state does not allow is left to the rules, which say so better."""
     if str(operation) not in _OCCASIONS:
-        return
+        return []
     with core.database.read() as session:
         item = items.find(session, name)
         if item.removed is not None or operation not in items.allowed(session, item):
-            return
-    refuse(operation, look(core, item.id, operation, params))
+            return []
+    findings = look(core, item.id, operation, params)
+    refuse(operation, findings)
+    planned = operation is Operation.FAILOVER and params.get("planned")
+    return results(PLANNED_FAILOVER if planned else str(operation), findings)
 
 
-def before_protect(core: Core, machine: Machine, home: str, away: str, policy: str, target: Target) -> None:
+def before_protect(core: Core, machine: Machine, home: str, away: str, policy: str, target: Target) -> list[Json]:
     """The same for a machine that is no item yet. Raises :class:`CheckFailed`."""
 
     def gathered(session: Session) -> Facts:
@@ -116,7 +121,9 @@ def before_protect(core: Core, machine: Machine, home: str, away: str, policy: s
             operation=Operation.PROTECT,
         )
 
-    refuse(Operation.PROTECT, _judged(core, gathered, [home, away], FRESH, core.timeouts.inventory))
+    findings = _judged(core, gathered, [home, away], FRESH, core.timeouts.inventory)
+    refuse(Operation.PROTECT, findings)
+    return results(Operation.PROTECT, findings)
 
 
 def refuse(operation: Operation, findings: list[Finding]) -> None:

@@ -32,6 +32,10 @@ AGAIN = timedelta(minutes=5)
 """Until a purge is tried again that a site did not carry out."""
 
 
+PURGING = "purging"
+"""The tie of an item whose points were begun to be deleted, so that it can't be taken up again."""
+
+
 class NotDeleted(HomeportError):
     code = "item.not-deleted"
     remedy = "End its protection first: `homeport disable ITEM`; with --purge its points go at once."
@@ -106,6 +110,7 @@ def _claim(core: Core, item: str) -> bool:
         if row.purge_at is None or row.purge_at > now():
             return False
         row.purge_at = now() + AGAIN
+        row.ties = {**row.ties, PURGING: now().isoformat()}
     return True
 
 

@@ -21,8 +21,8 @@ def begin(core: Core, group: str, operation: Operation, params: Json) -> list[st
     """
     with core.database.read() as session:
         there = [item.id for item in groups.find(session, group)]
-    for item in there:
-        checks.before(core, item, operation, params)
+    for name in there:
+        checks.before(core, name, operation, params)
     with core.database.write() as session:
         rows = groups.find(session, group)
         refused: dict[str, str] = {}

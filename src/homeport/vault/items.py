@@ -13,6 +13,9 @@ What one operation leaves for a later one lies in an item's ``ties``:
 ``commit_policy``  {"action": "auto-commit" | "auto-rollback", "at"}: what becomes of a failover by itself; after a try
                    also "job", and "error": why the last one failed
 ``discarded``      [{"timeline", "site", "until"}]: what a recovery machine wrote whose failover was undone
+``tagged``         [points]: what is left of earlier timelines since it is tagged (tagged.py)
+``untagged``       [points]: their tags were taken back (tagged.py)
+``purging``        since when a deleted item's points are being deleted
 ``kept``           [{"site", "timelines", "until"}]: points that a commit left (retained.py)
 """
 
@@ -33,6 +36,7 @@ from homeport.domain.points import PointInfo
 from homeport.domain.policy import Policy, failback_policy
 from homeport.domain.states import TRACKS_RPO, Direction, offers_points
 from homeport.domain.target import Target
+from homeport.vault import tagged
 from homeport.vault.core import Core
 from homeport.vault.database import CheckRow, ItemRow, Json, PointRow, PolicyRow, now
 from homeport.vault.retained import points_kept
@@ -101,7 +105,7 @@ def points_of(session: Session, item: ItemRow) -> list[PointInfo]:
     if not offers_points(item.state, points_kept=points_kept(item, now())):
         return []
     rows = session.scalars(select(PointRow).where(PointRow.timeline.in_(item.lineage)))
-    return choice.offered([PointInfo.from_json(row.data) for row in rows], item.lineage)
+    return choice.offered(tagged.as_tagged_now([PointInfo.from_json(row.data) for row in rows], item), item.lineage)
 
 
 def allowed(session: Session, item: ItemRow) -> tuple[Operation, ...]:
@@ -162,6 +166,7 @@ def to_json(core: Core, session: Session, item: ItemRow) -> Json:
         "recovery_machine": item.recovery_machine,
         "failover_point": item.failover_point,
         "commit_policy": item.ties.get("commit_policy"),
+        "tagged_points": tagged.summary(session, item, points, policy),
         "target": Target.from_json(item.target).to_json(),
         "target_machine": target_machine(item),
         "created": item.created.isoformat(),

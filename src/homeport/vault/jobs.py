@@ -15,6 +15,7 @@ from homeport.domain.states import State
 from homeport.vault import items
 from homeport.vault.database import ItemRow, JobRow, Json, TaskRow, now
 from homeport.vault.queueing import reason
+from homeport.vault.tasks import is_final, shown
 
 RUNNING = ("queued", "running", "waiting", "cancelling")
 ENDED = ("succeeded", "failed", "cancelled")
@@ -71,7 +72,7 @@ def allowed(session: Session, job: JobRow) -> list[str]:
     item = session.get_one(ItemRow, job.item)
     found = []
     not_begun = job.state == "queued" and job.admitted is None
-    stoppable = job.state in ("queued", "running", "waiting") and job.kind in CANCELLABLE
+    stoppable = job.state in ("queued", "running", "waiting") and job.kind in CANCELLABLE and not is_final(session, job)
     if stoppable or not_begun or way_back(job, item):
         found.append("cancel")
     if job.state == "waiting":
@@ -82,8 +83,7 @@ def allowed(session: Session, job: JobRow) -> list[str]:
 
 
 def to_json(session: Session, job: JobRow) -> Json:
-    rows = session.scalars(select(TaskRow).where(TaskRow.job == job.id).order_by(TaskRow.number))
-    tasks = [_task_json(task, job) for task in rows]
+    tasks, tree = shown(session, job, running=job.state in RUNNING)
     named = job_type(job.kind)
     return {
         "id": job.id,
@@ -101,6 +101,7 @@ def to_json(session: Session, job: JobRow) -> Json:
         "started": job.started.isoformat() if job.started else None,
         "ended": job.ended.isoformat() if job.ended else None,
         "tasks": tasks,
+        "task_tree": tree,
         "error": job.error,
         "errors": errors(job.error, tasks),
         "queued_because": reason(session, job),
@@ -131,20 +132,3 @@ def errors(error: Json | None, tasks: list[Json]) -> list[Json]:
         else:
             found.append({**told, "task": task["name"]})
     return found
-
-
-def _task_json(task: TaskRow, job: JobRow) -> Json:
-    asks = job.waiting is not None and job.waiting["step"] == task.name
-    shown = {
-        "name": task.name,
-        "title": task.title,
-        "state": "waiting" if asks else task.state,
-        "progress": task.progress,
-        "started": task.started.isoformat(),
-        "ended": task.ended.isoformat() if task.ended else None,
-    }
-    if task.result is not None:
-        shown["result"] = task.result
-    if task.error is not None:
-        shown["error"] = task.error
-    return shown

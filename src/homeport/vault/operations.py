@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets as random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +23,20 @@ from homeport.domain.operations import CANCELLABLE, Operation, OperationRunning,
 from homeport.domain.points import new_timeline
 from homeport.domain.states import State
 from homeport.domain.target import Target, check_excluded
-from homeport.vault import admission, checks, groups, idempotency, inventory, items, jobs, policies, targets
+from homeport.vault import (
+    admission,
+    checks,
+    groups,
+    idempotency,
+    inventory,
+    items,
+    jobs,
+    policies,
+    seeds,
+    tagged,
+    targets,
+    tasks,
+)
 from homeport.vault.core import Core
 from homeport.vault.database import ItemRow, JobRow, Json, PolicyRow, now
 from homeport.vault.steps import settle
@@ -55,6 +68,11 @@ class JobNotCancellable(HomeportError):
     remedy = "Wait for it to end; `homeport job show JOB` tells what it does."
 
 
+class JobPastReturn(HomeportError):
+    code = "job.past-no-return"
+    remedy = "Let it end. Should it fail, mend the cause and restart it: it can only be finished."
+
+
 class JobNotWaiting(HomeportError):
     code = "job.not-waiting"
     remedy = "`homeport job show JOB` tells what it does, and whether it waits for you."
@@ -72,11 +90,12 @@ def protect(
     away: str,
     policy: str,
     target: Target | None = None,
+    seed: Mapping[str, str] | None = None,
     group: str | None = None,
 ) -> str:
     """A new item and the job that protects it; the job's id. ``target``: what it shall be where it is recovered;
-    ``group``: the replication group that it becomes a member of. Refusals: see the errors above, targets.check, and
-    groups.require_joinable."""
+    ``seed``: images at ``away`` that the first copy begins from, by disk; ``group``: the replication group that it
+    becomes a member of. Refusals: see the errors above, targets.check, seeds.check and groups.require_joinable."""
     target = target or Target()
     with core.database.read() as session:
         inventory.site(session, home)
@@ -86,27 +105,35 @@ def protect(
         raise ProtectionRefused(
             f"The machine would be protected at the site {home!r} where it runs.", remedy="Name two different sites."
         )
-    machine = inventory.machine(core, home, machine_name)
-    if not machine.protectable:
-        # The obstacle may be gone since the site was last asked.
-        inventory.machines(core, home, fresh=True)
-        machine = inventory.machine(core, home, machine_name)
-    if not machine.protectable:
-        raise MachineNotProtectable(
-            f"{machine.name} can't be protected: {'; '.join(machine.obstacles)}.", obstacles=list(machine.obstacles)
-        )
+    machine = protectable(core, home, machine_name)
     with core.database.read() as session:
         refuse_protected(session, machine)
         _refuse_outsider(session, group, machine, home, away, policy)
     check_excluded(target.excluded_disks, machine)
     targets.check(core, away, target, machine)
-    checks.before_protect(core, machine, home, away, policy, target)
+    checked = checks.before_protect(core, machine, home, away, policy, target)
+    if seed:
+        seeds.check(core, away, seed, target, machine)
     with core.database.write() as session:
         _refuse_outsider(session, group, machine, home, away, policy)
         item = _new_item(session, machine, home, away, policy)
         item.target, item.group_name = target.to_json(), group
-        job = accept(session, item, Operation.PROTECT, {})
-    return _start(core, job, Operation.PROTECT)
+        job = accept(session, item, Operation.PROTECT, {"seed": dict(seed)} if seed else {}, checked)
+    return start(core, job, Operation.PROTECT)
+
+
+def protectable(core: Core, home: str, name: str) -> Machine:
+    """The machine of this name or UUID at ``home``. Raises MachineNotFound, MachineNotProtectable."""
+    machine = inventory.machine(core, home, name)
+    if not machine.protectable:
+        # The obstacle may be gone since the site was last asked.
+        inventory.machines(core, home, fresh=True)
+        machine = inventory.machine(core, home, name)
+    if not machine.protectable:
+        raise MachineNotProtectable(
+            f"{machine.name} can't be protected: {'; '.join(machine.obstacles)}.", obstacles=list(machine.obstacles)
+        )
+    return machine
 
 
 def _refuse_outsider(session: Session, group: str | None, machine: Machine, home: str, away: str, policy: str) -> None:
@@ -143,6 +170,16 @@ def change_policy(core: Core, name: str, policy: str, guard: Callable[[Session, 
             )
         item.policy = policy
         policies.renew(session, [item])
+
+
+def untag(core: Core, name: str, point: str) -> str:
+    """The point's tags count no more; the item's id. Raises ItemNotFound, OperationRunning, NotTagged."""
+    with core.database.write() as session:
+        item = items.live(session, name)
+        refuse_while_running(session, item, Operation.POINT)
+        tagged.take_back(session, item, point)
+        policies.renew(session, [item])
+        return item.id
 
 
 def refuse_protected(session: Session, machine: Machine) -> None:
@@ -199,7 +236,7 @@ def begin(core: Core, name: str, operation: Operation, params: Json) -> str:
     PointNotAvailable, SiteUnreachable, CheckFailed or ItemNotFound, and then nothing has happened."""
     if operation in _CHOOSES:
         _know_point(core, name, params["point"])
-    checks.before(core, name, operation, params)
+    checked = checks.before(core, name, operation, params)
     with core.database.write() as session:
         item = items.find(session, name)
         if item.removed is not None:
@@ -213,14 +250,14 @@ def begin(core: Core, name: str, operation: Operation, params: Json) -> str:
         if operation in _CHOOSES:
             choose_point(points, params["point"])
         _refuse_without_home(core, item, operation, params)
-        job = accept(session, item, operation, params)
-    return _start(core, job, operation)
+        job = accept(session, item, operation, params, checked)
+    return start(core, job, operation)
 
 
 def begin_by_policy(core: Core, name: str, operation: Operation, params: Json, retry_at: datetime) -> str | None:
     """The same, where the item's commit policy is due: its tie then tells the job, and when to try again should that
     fail. None: the policy is no longer there, or another instance of the vault was first."""
-    checks.before(core, name, operation, params)
+    checked = checks.before(core, name, operation, params)
     with core.database.write() as session:
         item = items.find(session, name)
         policy = item.ties.get("commit_policy")
@@ -228,10 +265,10 @@ def begin_by_policy(core: Core, name: str, operation: Operation, params: Json, r
             return None
         require_allowed(operation, item.state, item.direction)
         _refuse_without_home(core, item, operation, params)
-        job = accept(session, item, operation, params)
+        job = accept(session, item, operation, params, checked)
         tried = {"action": policy["action"], "at": retry_at.isoformat(), "job": job}
         item.ties = {**item.ties, "commit_policy": tried}
-    return _start(core, job, operation)
+    return start(core, job, operation)
 
 
 def _refuse_without_home(core: Core, item: ItemRow, operation: Operation, params: Json) -> None:
@@ -287,14 +324,15 @@ def accept(
     item: ItemRow,
     operation: Operation,
     params: Json,
+    checked: Sequence[Json] = (),
     *,
     after: JobRow | None = None,
     job: str | None = None,
     at_once: bool = False,
 ) -> str:
     """The job's row and the item's claim by it: one transaction, so that of two operations at once one is refused.
-    ``after``: the job that this one runs again, or leads back out of; ``job``: its id, where that is told already;
-    ``at_once``: it waits for no room at its sites."""
+    ``checked``: what the checks before it said; ``after``: the job that this one runs again, or leads back out of;
+    ``job``: its id, where that is told already; ``at_once``: it waits for no room at its sites."""
     name = job or uuid.uuid4().hex[:16]
     row = JobRow(
         id=name,
@@ -308,6 +346,8 @@ def accept(
         direction=item.direction,
     )
     session.add(row)
+    session.flush()
+    tasks.keep_checks(session, row.id, checked)
     item.job = row.id
     # Whatever an operator decides takes the place of what the item's commit policy would have.
     item.ties = {name: value for name, value in item.ties.items() if name != "commit_policy"}
@@ -315,7 +355,7 @@ def accept(
     return row.id
 
 
-def _start(core: Core, job: str, operation: Operation) -> str:
+def start(core: Core, job: str, operation: Operation) -> str:
     log.info("job accepted", job=job, operation=str(operation))
     if admission.admitted_at_once(operation):
         admission.launch(job, operation)
@@ -335,6 +375,11 @@ def cancel(core: Core, name: str) -> str:
         not_begun = job.state == "queued" and job.admitted is None
         if back is not None:
             started = accept(session, item, back, {}, after=job)
+        elif tasks.is_final(session, job) and job.state in jobs.RUNNING:
+            raise JobPastReturn(
+                f"The job {job.id} ({job.kind}) has begun what can't be undone: it can't be cancelled any more.",
+                state=job.state,
+            )
         elif job.state in jobs.RUNNING and job.kind in CANCELLABLE:
             # One that has not begun ends through its workflow, too: what cancelling it means is told there.
             job.cancel, job.state, job.waiting = True, "cancelling", None
@@ -345,7 +390,7 @@ def cancel(core: Core, name: str) -> str:
         else:
             raise JobNotCancellable(f"The job {job.id} ({job.kind}, {job.state}) can't be cancelled.", state=job.state)
     if back is not None:
-        return _start(core, started, back)
+        return start(core, started, back)
     if not_begun and job.state == "cancelling":
         admission.launch(job.id, Operation(job.kind))
     return job.id
@@ -368,8 +413,9 @@ def restart(core: Core, name: str) -> str:
     """A fresh run of a failed or cancelled job's operation, after fresh checks; the new job's id."""
     with core.database.read() as session:
         failed = jobs.find(session, name)
+    checked: list[Json] = []
     if failed.state not in jobs.RUNNING:
-        checks.before(core, failed.item, Operation(failed.kind), failed.params)
+        checked = checks.before(core, failed.item, Operation(failed.kind), failed.params)
     with core.database.write() as session:
         job = jobs.find(session, name)
         item = session.get_one(ItemRow, job.item)
@@ -385,8 +431,8 @@ def restart(core: Core, name: str) -> str:
                 state=str(item.state),
                 allowed_operations=names,
             )
-        started = accept(session, item, operation, job.params, after=job)
-    return _start(core, started, operation)
+        started = accept(session, item, operation, job.params, checked, after=job)
+    return start(core, started, operation)
 
 
 def resume(core: Core) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from homeport.domain.errors import HomeportError
 from homeport.domain.limits import LIMITS, Profile
 from homeport.domain.policy import Policy, failback_policy, problems, validate
-from homeport.vault import items
+from homeport.vault import items, tagged
 from homeport.vault.database import ItemRow, Json, PolicyRow, SettingRow, WorkRow, now
 
 PROFILE = "profile"
@@ -130,6 +130,7 @@ def for_replication(session: Session, item: ItemRow, at: str) -> Json:
         "app_consistent": policy.app_consistent,
         "retention": policy.retention,
         "rpo_threshold": policy.rpo_threshold,
+        "untagged": sorted(tagged.untagged(item)),
         "policy_at": now().isoformat(),
     }
 

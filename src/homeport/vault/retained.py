@@ -29,9 +29,10 @@ def is_due(until: str, at: datetime) -> bool:
 def points_to_drop(item: ItemRow, newest: Mapping[str, int], tagged: Iterable[str] = ()) -> Json:
     """What a site is asked to drop of timelines, up to the ``newest`` number of each: all points but the ``tagged`` and
     those that a later operation on the item reads."""
+    read = {name: tie for name, tie in item.ties.items() if name not in ("tagged", "untagged")}
     return {
         "timelines": dict(newest),
-        "keep": sorted({*tagged, *map(str, named_points([item.ties, item.failover_point]))}),
+        "keep": sorted({*tagged, *map(str, named_points([read, item.failover_point]))}),
     }
 
 

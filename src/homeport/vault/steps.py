@@ -9,7 +9,7 @@ operation does next depends on these records alone, never on the clock or the da
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
@@ -28,10 +28,11 @@ from homeport.domain.points import new_timeline
 from homeport.domain.policy import failback_policy
 from homeport.domain.states import Direction, State
 from homeport.domain.target import Target
-from homeport.vault import faults, items, jobs
+from homeport.domain.task_tree import Group
+from homeport.vault import faults, items, jobs, tasks
 from homeport.vault.core import Core, current
 from homeport.vault.database import ItemRow, JobRow, Json, TaskRow, now
-from homeport.vault.work import Ask, ask, error_from_json, post
+from homeport.vault.work import Ask, GivenUp, ask, error_from_json, post
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,8 @@ class Workflow:
     name: str
     steps: Mapping[str, str]
     start: Callable[[str], None]
+    cancellable: bool
+    """A running job of it may be cancelled until it comes to one of its final steps (tasks.py)."""
 
 
 WORKFLOWS: dict[Operation, Workflow] = {}
@@ -61,12 +64,24 @@ VERSIONS: dict[str, Workflow] = {}
 """All versions by name: those that no new job runs go on with what was recorded under them."""
 
 
-def operation(kind: Operation, version: int, steps: Mapping[str, str]) -> Callable[[Body], Body]:
+def operation(
+    kind: Operation,
+    version: int,
+    steps: Mapping[str, str],
+    groups: Mapping[str, Group] | None = None,
+    final: Collection[str] = (),
+) -> Callable[[Body], Body]:
     """Registers a function as a version of the durable workflow of an operation. An operation's versions may be
-    registered in any order. Raises ValueError where one is registered twice."""
+    registered in any order. ``groups``: by name, which of its tasks are shown together (what is recorded doesn't depend
+    on them); ``final``: steps from whose beginning on the job can't be cancelled any more. Raises ValueError where a
+    version is registered twice, or a group has a step that isn't one."""
     name = f"{kind}.v{version}"
     if name in VERSIONS:
         raise ValueError(f"{name} is registered twice")
+    strange = {step for group in (groups or {}).values() for step in group.steps} - set(steps)
+    if strange:
+        raise ValueError(f"{name} groups what is no step of it: {', '.join(sorted(strange))}")
+    tasks.declare(kind, groups or {}, final)
 
     def decorate(body: Body) -> Body:
         def run(job: str) -> None:
@@ -74,8 +89,9 @@ def operation(kind: Operation, version: int, steps: Mapping[str, str]) -> Callab
 
         run.__qualname__ = run.__name__ = name
         start = DBOS.workflow(name=name, max_recovery_attempts=None)(run)
-        ends = {"finish": "", "fail": "", **({"cancelled": ""} if kind in CANCELLABLE else {})}
-        registered = Workflow(kind, version, name, {"begin": "", **steps, **ends}, start)
+        cancellable = kind in CANCELLABLE and not set(final) >= set(steps)
+        ends = {"finish": "", "fail": "", **({"cancelled": ""} if cancellable else {})}
+        registered = Workflow(kind, version, name, {"begin": "", **steps, **ends}, start, cancellable)
         VERSIONS[name] = registered
         if kind not in WORKFLOWS or WORKFLOWS[kind].version < version:
             WORKFLOWS[kind] = registered
@@ -181,11 +197,21 @@ class Step:
         self, site: str, kind: str, params: Json, *, silence: float | None = None, limit: float | None = None
     ) -> Json:
         """Ask a site's server and wait; a step that runs again finds what it asked before."""
+        return ask(self.core, self._request(site, kind, params, silence=silence, limit=limit))
+
+    def ask_unless_cancelled(self, site: str, kind: str, params: Json) -> Json:
+        """The same, but nobody waits any more once the job is cancelled: for work that may as well go on at the site.
+        Raises :class:`Cancelled`."""
+        try:
+            return ask(self.core, self._request(site, kind, params), given_up=self.cancel_wanted)
+        except GivenUp:
+            raise Cancelled from None
+
+    def _request(
+        self, site: str, kind: str, params: Json, *, silence: float | None = None, limit: float | None = None
+    ) -> Ask:
         key = self._next_key()
-        return ask(
-            self.core,
-            Ask(site, kind, params, key, item=self._item, job=self.job, task=self.name, silence=silence, limit=limit),
-        )
+        return Ask(site, kind, params, key, item=self._item, job=self.job, task=self.name, silence=silence, limit=limit)
 
     def post(self, site: str, kind: str, params: Json) -> None:
         """Ask a site's server without waiting: it gets it when it is there, be that hours later."""
@@ -351,7 +377,7 @@ class Run:
                 job = session.get_one(JobRow, self.job)
                 if job.state in jobs.ENDED:
                     return
-                if step == "finish" and job.cancel and job.kind in CANCELLABLE:
+                if step == "finish" and job.cancel and self.workflow.cancellable and not tasks.is_final(session, job):
                     # Here, in the transaction that ends the job: a cancel that was accepted is never overlooked.
                     raise Cancelled
                 ties = {**item.ties, **changes.get("ties", {})}
@@ -389,9 +415,8 @@ class Run:
     def _perform_once(self, name: str, effect: Effect, cancellable: bool, optional: bool) -> Json:
         step = Step(self.core, self.job, self.item, name)
         self._fault(name, "before")
-        if cancellable and not self._began(name) and step.cancel_wanted():
+        if not self._open_task(name, cancellable):
             return {"cancelled": True}
-        self._open_task(name)
         outcome: Json
         try:
             outcome = {"value": _plain(effect(step))}
@@ -408,21 +433,24 @@ class Run:
         self._close_task(name, outcome, optional)
         return outcome
 
-    def _began(self, name: str) -> bool:
-        """Whether the effect may have been had before a kill: then it is had again and recorded, cancel or not, so that
-        the operation knows what there is to undo."""
-        with self.core.database.read() as session:
-            return session.get(TaskRow, (self.job, name)) is not None
-
-    def _open_task(self, name: str) -> None:
+    def _open_task(self, name: str, cancellable: bool) -> bool:
+        """False where a cancel keeps the step from its effect. Where that may have been had before a kill it is had
+        again and recorded, cancel or not, so that the operation knows what there is to undo."""
         title = self.workflow.steps[name]
-        if not title:
-            return
+        if not title and not cancellable:
+            return True
         with self.core.database.write() as session:
             if session.get(TaskRow, (self.job, name)) is None:
-                count = session.scalar(select(func.count()).where(TaskRow.job == self.job)) or 0
+                # One transaction: who cancels sees the task, or is seen here.
+                if cancellable and session.get_one(JobRow, self.job).cancel:
+                    return False
+                if not title:
+                    return True
+                begun = select(func.count()).where(TaskRow.job == self.job, TaskRow.name != tasks.CHECKED)
+                count = session.scalar(begun) or 0
                 session.add(TaskRow(job=self.job, name=name, number=count, title=title))
                 session.get_one(JobRow, self.job).version += 1
+        return True
 
     def _close_task(self, name: str, outcome: Json, optional: bool) -> None:
         if not self.workflow.steps[name]:

@@ -10,12 +10,13 @@ import threading
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from homeport.domain.errors import HomeportError
 from homeport.domain.operations import Operation
+from homeport.domain.retention import points_to_prune
 from homeport.domain.states import State
-from homeport.vault import deleted, items, operations
+from homeport.vault import deleted, items, operations, tagged
 from homeport.vault.core import Core
 from homeport.vault.database import ItemRow, JobRow, Json, PointRow, now
 from homeport.vault.retained import is_due, points_to_drop
@@ -75,6 +76,8 @@ def look(core: Core) -> None:
         for entry in item.ties.get("kept", []):
             if is_due(entry["until"], now()):
                 _drop(core, item, "kept", entry, "drop-points", _dropped_points(core, item, entry))
+        if len(item.lineage) > 1 and item.replicate is not None:
+            _thin_earlier(core, item)
     deleted.drop_due(core)
 
 
@@ -111,11 +114,35 @@ def _change_policy(core: Core, item: ItemRow, seen: Json, changes: Json) -> None
             row.ties = {**row.ties, "commit_policy": {**seen, **changes}}
 
 
+def _thin_earlier(core: Core, item: ItemRow) -> None:
+    """Retention of the timelines that the present one forks from: nobody replicates into them, so nobody else thins
+    them."""
+    with core.database.read() as session:
+        points, policy = items.points_of(session, item), items.effective_policy(session, item)
+    drop: dict[str, list[int]] = {}
+    for point in points_to_prune(points, now(), policy.retention):
+        if point.timeline != item.timeline:
+            drop.setdefault(point.timeline, []).append(point.number)
+    if not drop or core.liveness.gone(item.store_site, core.timeouts.gone):
+        return
+    turn = int(now().timestamp() // core.timeouts.timer_retry)
+    request = Ask(item.store_site, "thin-points", {"timelines": drop}, f"thin:{item.id}:{turn}", item=item.id)
+    work = post_if_idle(core, request)
+    if work is None or work.state != "done" or work.result is None:
+        return
+    with core.database.write() as session:
+        for timeline, numbers in work.result["left"].items():
+            session.execute(delete(PointRow).where(PointRow.timeline == timeline, PointRow.number.not_in(numbers)))
+
+
 def _dropped_points(core: Core, item: ItemRow, entry: Json) -> Json:
     with core.database.read() as session:
-        rows = list(session.scalars(select(PointRow).where(PointRow.timeline.in_(entry["timelines"]))))
-        newest = {timeline: items.newest_number(session, timeline) for timeline in entry["timelines"]}
-    return points_to_drop(item, newest, [f"{row.timeline}/{row.number}" for row in rows if row.data.get("tags")])
+        stay = [str(point.id) for point in tagged.tagged_of(session, item, entry["timelines"])]
+        newest = {
+            timeline: max(items.newest_number(session, timeline), tagged.newest_left(item, timeline))
+            for timeline in entry["timelines"]
+        }
+    return points_to_drop(item, newest, stay)
 
 
 def _drop(core: Core, item: ItemRow, tie: str, entry: Json, kind: str, params: Json) -> None:
@@ -143,5 +170,7 @@ def _change_entry(core: Core, item: ItemRow, tie: str, entry: Json, changed: Jso
         entries += [changed] if changed is not None else []
         row.ties = {name: value for name, value in {**row.ties, tie: entries}.items() if value or name != tie}
         if changed is None:
+            if tie == "kept":
+                tagged.outlive(session, row, entry["timelines"])
             for timeline in entry.get("timelines") or [entry["timeline"]]:
                 items.remember_points(session, timeline, [])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -38,6 +39,10 @@ class SiteUnreachable(HomeportError):
     remedy = "Start Homeport at that site (or mend the network to it), then restart the job."
 
 
+class GivenUp(Exception):
+    """Who asked does not want to wait any longer; the site may do it all the same."""
+
+
 class WorkUnknown(HomeportError):
     code = "work.unknown"
     remedy = "The vault does not wait for this work any more; drop its result."
@@ -59,8 +64,9 @@ class Ask:
     limit: float | None = None
 
 
-def ask(core: Core, request: Ask) -> Json:
-    """The result, once there is one. Raises what the site's server answered, or :class:`SiteUnreachable`."""
+def ask(core: Core, request: Ask, given_up: Callable[[], bool] | None = None) -> Json:
+    """The result, once there is one. Raises what the site's server answered, or :class:`SiteUnreachable`; and
+    :class:`GivenUp` when ``given_up`` says so while the work is not done."""
     work = _find_or_queue(core, request)
     silence = core.timeouts.silence if request.silence is None else request.silence
     begun = time.monotonic()
@@ -70,6 +76,8 @@ def ask(core: Core, request: Ask) -> Json:
             row = session.get_one(WorkRow, work)
         if row.state not in OPEN:
             return row
+        if given_up is not None and given_up():
+            return _GIVEN_UP
         waited = time.monotonic() - begun
         if request.limit is not None and waited > request.limit:
             return f"did not finish {request.kind} within {request.limit:.0f} s"
@@ -83,6 +91,8 @@ def ask(core: Core, request: Ask) -> Json:
         if isinstance(found, str):
             if not _withdraw(core, work):
                 continue  # it ended at this very moment: take the outcome
+            if found is _GIVEN_UP:
+                raise GivenUp
             raise SiteUnreachable(
                 f"The configuration server of site {request.site!r} {found}.", site=request.site, kind=request.kind
             )
@@ -96,6 +106,9 @@ def ask(core: Core, request: Ask) -> Json:
                 kind=request.kind,
             )
         raise error_from_json(found.error or {})
+
+
+_GIVEN_UP = "is not waited for any more"
 
 
 def post(core: Core, request: Ask) -> None:

@@ -61,6 +61,23 @@ def judge(facts: Facts) -> list[Finding]:
     return sorted((finding for finding in found if finding is not None), key=lambda one: _ORDER.index(one.severity))
 
 
+def results(occasion: str, findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """What became of each check for ``occasion``, in the catalogue's order: what it found, or that all is well
+    (``severity`` None)."""
+    found = {finding.name: finding.to_json() for finding in findings}
+    well = {"severity": None, "found": None, "expected": None, "unknown": False}
+    return [
+        {
+            "code": check.code,
+            "name": check.name,
+            "title": check.title,
+            **{key: found.get(check.name, well)[key] for key in well},
+        }
+        for check in CATALOGUE
+        if check.applies(occasion)
+    ]
+
+
 _HEALTH = {Severity.ERROR: Health.CRITICAL, Severity.WARNING: Health.WARNING}
 
 

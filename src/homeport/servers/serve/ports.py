@@ -96,7 +96,8 @@ def document() -> str:
         f"| process server B | process server A | {DATA_PORT} |",
         f"| process server and master target of a site | configuration server of that site | {SITE_PORT} |",
         "",
-        "`homeport serve process-server --config FILE --check` tries each way and names the step at which it is blocked.",
+        "`homeport serve process-server --config FILE --check` tries each way and names the step at which it is",
+        "blocked.",
     ]
     return "\n".join(rows) + "\n"
 

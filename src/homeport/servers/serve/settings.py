@@ -236,7 +236,7 @@ def check_config(role: Role, data: Mapping[str, Any]) -> Config:
             near = difflib.get_close_matches(name, known, 1, 0.5)
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}."
             raise ConfigInvalid(f"a {role} has no setting {name!r}{hint}", setting=name)
-    values = {}
+    values: dict[str, Any] = {}
     for name, setting in known.items():
         if name not in data:
             if setting.default is None:
@@ -244,14 +244,10 @@ def check_config(role: Role, data: Mapping[str, Any]) -> Config:
             values[name] = setting.default
             continue
         value = data[name]
-        if (
-            not isinstance(value, setting.kind)
-            or isinstance(value, bool)
-            or (
-                setting.kind is list
-                and not ((value or setting.default == []) and all(isinstance(each, str) for each in value))
-            )
-        ):
+        given = value if isinstance(value, list) else [value]
+        of = str if setting.kind is list else setting.kind
+        fits = isinstance(value, setting.kind) and all(isinstance(each, of) for each in given)
+        if not fits or isinstance(value, bool) or (not given and setting.default != []):
             wanted = {str: "a text", list: "a list of texts", int: "a number"}[setting.kind]
             raise ConfigInvalid(f"{name} is {value!r}, and {wanted} is wanted", setting=name)
         values[name] = value
@@ -261,10 +257,11 @@ def check_config(role: Role, data: Mapping[str, Any]) -> Config:
             host, _ = config.address(name)
             if name != "listen" and not _is_loopback(host):
                 raise ConfigInvalid(f"{name} is at {host}: that is no address of loopback", setting=name)
-    for name, urls in (("urls", values.get("urls", [])), *((name, [values.get(name)]) for name in _URLS)):
-        for url in filter(None, urls):
-            if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
-                raise ConfigInvalid(f"{name}: {url!r} is no https:// address", setting=name)
+    addresses = [("urls", url) for url in values.get("urls", [])]
+    addresses += [(name, values[name]) for name in _URLS if values.get(name)]
+    for name, url in addresses:
+        if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
+            raise ConfigInvalid(f"{name}: {url!r} is no https:// address", setting=name)
     if role is Role.PROCESS_SERVER:
         _check_shipping(config)
     return config

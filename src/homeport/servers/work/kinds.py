@@ -42,12 +42,12 @@ ALONE: dict[Duty, tuple[str, ...]] = {
         *("start-from-point", "hydrate", "power-off-original"),
     ),
     Duty.STORE: (
-        *("prepare-timeline", "end-timeline", "points", "hide-points", "drop-points", "drop-timeline"),
+        *("prepare-timeline", "end-timeline", "points", "hide-points", "drop-points", "thin-points", "drop-timeline"),
         *("verify-point", "describe", "purge", "probe-store", "store-vault-backup", "list-vault-backups"),
         "raise-fence",
     ),
     Duty.PROCESS_SERVER: ("renew-replication", "stop-replication", "take-point", "resync"),
-    Duty.MASTER_TARGET: ("write-disks", "rollback-disks"),
+    Duty.MASTER_TARGET: ("write-disks", "rollback-disks", "probe-seed"),
 }
 """Kinds that one role does alone, and that wait for its server."""
 
@@ -56,6 +56,7 @@ TOGETHER: dict[str, tuple[Part, ...]] = {
     "planned-stop": (Part(Duty.PROCESS_SERVER, "planned-stop", patience=30.0),),
     "replicate": (Part(Duty.MASTER_TARGET, "discard-journal", needed=False), Part(Duty.PROCESS_SERVER, "replicate")),
     "import-base": (Part(Duty.STORE, "keep-key"), Part(Duty.MASTER_TARGET, "import-base")),
+    "import-seed": (Part(Duty.STORE, "keep-key"), Part(Duty.MASTER_TARGET, "import-seed")),
     "start-original": (
         Part(Duty.PROCESS_SERVER, "forget-stop", needed=False),
         Part(Duty.MASTER_TARGET, "note-start", needed=False),

@@ -10,9 +10,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from homeport.domain.errors import HomeportError
-from homeport.domain.machines import Power
+from homeport.domain.machines import Machine, Power
 from homeport.domain.points import PointId
 from homeport.domain.retention_drives import why_not
+from homeport.servers import seeds
 from homeport.servers.durable import write_durably
 from homeport.servers.imports import import_base
 from homeport.servers.local_machine import disk_views, without_disks
@@ -35,6 +36,8 @@ class MasterTargetWork:
         self._master_target = MasterTarget(context.retention)
         self.kinds: dict[str, Handler] = {
             "import-base": self._import_base,
+            "probe-seed": self._probe_seed,
+            "import-seed": self._import_seed,
             "write-disks": self._write_disks,
             "rollback-disks": self._rollback_disks,
             "discard-journal": self._discard_journal,
@@ -89,6 +92,25 @@ class MasterTargetWork:
         content = {"point": str(info.id), "disks": stamps}
         write_durably(self._context.folder / "imports" / f"{params['machine']}.json", json.dumps(content).encode())
         return {"point": str(info.id), "bytes": differing}
+
+    def _probe_seed(self, params: Params, progress: Progress) -> Result:
+        """The images are there, of the disks' sizes, and nobody writes to them."""
+        with seeds.seed_images(self._site.path, params["seed"], params["disks"]) as images:
+            return {"disks": {disk: image.size for disk, image in images.items()}}
+
+    def _import_seed(self, params: Params, progress: Progress) -> Result:
+        store = self._context.store(params)
+        machine = without_disks(Machine.from_json(params["like"]), params.get("exclude", ()))
+        timeline = params["timeline"]
+        if (done := seeds.imported(store, timeline)) is not None:
+            return {"point": done[0], "bytes": done[1]}
+        spool = self._context.cache(params["item"], timeline) / "import"
+        disks = [{"id": disk.id, "size": disk.size} for disk in machine.disks]
+        with seeds.seed_images(self._site.path, params["seed"], disks) as images:
+            point, taken = seeds.import_seed(
+                store, machine_key_of(params), timeline, machine, images, spool, self.name, progress
+            )
+        return {"point": point, "bytes": taken}
 
     def _imported(self, machine: str) -> dict[str, Any]:
         """The disks' stamps when they were last taken as a base."""

@@ -153,19 +153,11 @@ class ProcessServerWork:
             write_durably(cache / _MARK, b"")
             machine = LocalMachine(self._site, spec.vm, cache / "scratch", exclude=spec.exclude)
             crossing = self._crossings.setdefault(spec.item, Crossing())
-            barrier = self._groups.of(spec.group) if spec.group else None
             replication = Replication(
-                spec,
-                machine,
-                self._context.objects,
-                cache,
-                self.name,
-                self._report,
-                crossing,
-                self._door.identity,
-                barrier,
-                self.shipping,
-            )
+                spec, machine, self._context.objects, cache, self.name, self._report, crossing,
+                identity=self._door.identity, barrier=self._groups.of(spec.group) if spec.group else None,
+                shipping=self.shipping,
+            )  # fmt: skip
             self._replications[spec.item] = replication
             replication.start()
             return replication

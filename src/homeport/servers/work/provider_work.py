@@ -14,6 +14,7 @@ from homeport.servers.hydration_plan import HydrationPlan
 from homeport.servers.point_services import PointServices
 from homeport.servers.replication_spec import machine_key_of
 from homeport.servers.site_facts import drive
+from homeport.servers.work.errors import StaleWork
 from homeport.servers.work.kinds import Duty
 from homeport.servers.work.site_context import Handler, Params, Progress, Result, SiteContext, optional_point
 from homeport.sites.errors import MachineNotFound
@@ -142,6 +143,7 @@ class ProviderWork:
     def _hydrate(self, params: Params, progress: Progress) -> Result:
         """Until the machine holds all of its disks itself; then nothing needs its recovery point any more."""
         vm, keys = params["vm"], machine_key_of(params)
+        lies_on = self._lies_on(vm)
         while True:
             state = self._site.hydrate(vm, HYDRATION_RATE)
             progress(state.done, state.total, "copying the rest of the recovery point")
@@ -155,12 +157,19 @@ class ProviderWork:
                 )
             if self._ending.wait(HYDRATION_LOOK):
                 raise HomeportError(f"{self.name} stops", code="site.unreachable", remedy="Restart the job.")
+        if self._lies_on(vm) != lies_on:  # nobody waited any more, and the machine was made anew
+            raise StaleWork(f"{vm} at {self.name} no longer lies on {lies_on}")
         self.services.end(vm)
         store = MachineStore(self._context.objects, keys)
         for lease in store.leases():
             if lease.owner == vm:
                 store.release(lease.point, vm)
         return {"bytes": state.total}
+
+    def _lies_on(self, vm: str) -> str | None:
+        """The recovery point that the machine was made from."""
+        origin = self._site.machine(vm).extra.get("origin")
+        return str(origin["point"]) if origin else None
 
     def _fence(self, params: Params, progress: Progress) -> Result:
         """The machine goes on elsewhere: it must not be started here."""

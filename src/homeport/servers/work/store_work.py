@@ -43,6 +43,7 @@ class StoreWork:
             "points": self._points,
             "hide-points": self._hide_points,
             "drop-points": self._drop_points,
+            "thin-points": self._thin_points,
             "drop-timeline": self._drop_timeline,
             "forget-timelines": self._forget_timelines,
             "verify-point": self._verify_point,
@@ -129,6 +130,16 @@ class StoreWork:
             drop = [point.number for point in found if point.number <= int(upto) and point not in keep]
             dropped += len(store.expire(timeline, drop).dropped)
         return {"dropped": dropped}
+
+    def _thin_points(self, params: Params, progress: Progress) -> Result:
+        """``timelines``: the numbers that each loses. What is leased or forked from stays; ``left`` tells what is there
+        now."""
+        store = self._context.store(params)
+        left = {}
+        for timeline, numbers in params["timelines"].items():
+            store.expire(timeline, [int(number) for number in numbers])
+            left[timeline] = [point.id.number for point in store.points(timeline)]
+        return {"left": left}
 
     def _drop_timeline(self, params: Params, progress: Progress) -> Result:
         self._context.store(params).purge(params["timeline"])

@@ -18,6 +18,8 @@ from homeport.vault.core import Core
 
 LONGEST = 255
 _KEPT_HEADERS = ("content-type", "location", "etag")
+_NOT_KEPT = ("/v1/agent/", "/v1/join", "/v1/registration-keys")
+"""Paths of servers; and whose answer is a secret that is shown once and kept nowhere."""
 
 
 class KeyInvalid(HomeportError):
@@ -33,7 +35,7 @@ class IdempotencyKeys:
         self.core = core
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].startswith("/v1/agent/"):
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].startswith(_NOT_KEPT):
             await self.app(scope, receive, send)
             return
         key = Headers(scope=scope).get("idempotency-key")

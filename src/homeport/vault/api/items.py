@@ -13,12 +13,13 @@ from homeport.domain.choice import offered_as
 from homeport.domain.points import PointId, PointInfo
 from homeport.domain.states import State
 from homeport.domain.target import Target
-from homeport.vault import deleted, items, jobs, operations, targets
+from homeport.vault import deleted, items, jobs, operations, targets, undelete
 from homeport.vault.api.context import TheCore
 from homeport.vault.api.etags import IfMatch, require_match
 from homeport.vault.api.paging import CursorInvalid, Page, ThePage, keyset
 from homeport.vault.api.schemas import Accepted, DeletedItemList, Item, ItemList, JobAccepted, PointList, PurgeAccepted
 from homeport.vault.database import ItemRow
+from homeport.vault.tagged import tagged_of
 
 router = APIRouter(prefix="/v1/items", tags=["items"], default_response_class=Accepted)
 
@@ -38,13 +39,15 @@ class TargetProperties(BaseModel):
 
 class NewItem(TargetProperties):
     """``machine``: name or uuid at the site ``from``. ``exclude_disks``: ids of disks that are not replicated.
-    ``group``: the replication group that it becomes a member of; it begins with its first member."""
+    ``seed``: by disk id the path of an image below the folder of the site ``to``, which the first copy begins from;
+    ``group``: the replication group that it becomes a member of, which begins with its first member."""
 
     machine: str
     home: str = Field(alias="from")
     away: str = Field(alias="to")
     policy: str
     exclude_disks: list[str] = []
+    seed: dict[str, str] = {}
     group: str | None = None
 
 
@@ -90,7 +93,9 @@ def protect(core: TheCore, body: NewItem) -> dict[str, Any]:
         excluded_disks=tuple(dict.fromkeys(body.exclude_disks)),
         tags=tuple(body.tags),
     )
-    job = operations.protect(core, body.machine, body.home, body.away, body.policy, target, body.group)
+    job = operations.protect(
+        core, body.machine, body.home, body.away, body.policy, target, seed=body.seed, group=body.group
+    )
     with core.database.read() as session:
         return {"job": jobs.to_json(session, jobs.find(session, job))}
 
@@ -108,6 +113,14 @@ def purge_deleted(core: TheCore, item: str) -> dict[str, Any]:
     found = deleted.purge(core, item)
     with core.database.read() as session:
         return {"item": deleted.to_json(session, deleted.find(session, found))}
+
+
+@router.post("/deleted/{item}/restore", status_code=202, response_model=JobAccepted)
+def restore_deleted(core: TheCore, item: str) -> dict[str, Any]:
+    """It is protected again, with the points that are kept: only what differs from the newest of them is sent."""
+    job = undelete.restore(core, item)
+    with core.database.read() as session:
+        return {"job": jobs.to_json(session, jobs.find(session, job))}
 
 
 @router.patch("/{item}", response_model=Item)
@@ -136,8 +149,9 @@ def get_item(core: TheCore, item: str) -> dict[str, Any]:
 
 
 @router.get("/{item}/points", response_model=PointList)
-def list_points(core: TheCore, page: ThePage, item: str, refresh: bool = False) -> dict[str, Any]:
-    """Oldest first. ``refresh``: ask the store's site now instead of telling what it last reported."""
+def list_points(core: TheCore, page: ThePage, item: str, refresh: bool = False, tagged: bool = False) -> dict[str, Any]:
+    """Oldest first. ``refresh``: ask the store's site now instead of telling what it last reported; ``tagged``: the
+    tagged ones instead of those that are offered, also those that only their tag keeps in the store (all at once)."""
     if refresh:
         with core.database.read() as session:
             row = items.find(session, item)
@@ -145,9 +159,23 @@ def list_points(core: TheCore, page: ThePage, item: str, refresh: bool = False) 
     with core.database.read() as session:
         row = items.find(session, item)
         points = items.points_of(session, row)
+        kept = tagged_of(session, row) if tagged else []
+    if tagged:
+        return {
+            "points": [{**point.to_json(), "offered_as": offered_as(points, point)} for point in kept],
+            "next": None,
+        }
     wanted, following = page_of_points(points, list(row.lineage), page)
     shown = [{**point.to_json(), "offered_as": offered_as(points, point)} for point in wanted]
     return {"points": shown, "next": following}
+
+
+@router.post("/{item}/points/{timeline}/{number}/untag", response_model=Item)
+def untag_point(core: TheCore, item: str, timeline: str, number: int) -> dict[str, Any]:
+    """It is kept no longer than others of its age; where those are gone it is dropped now."""
+    found = operations.untag(core, item, f"{timeline}/{number}")
+    with core.database.read() as session:
+        return items.to_json(core, session, items.find(session, found))
 
 
 def page_of_points(points: list[PointInfo], lineage: list[str], page: Page) -> tuple[list[PointInfo], str | None]:

@@ -28,6 +28,12 @@ class Task(Shown):
     ended: Instant | None
 
 
+class TaskNode(Task):
+    """A task or a group of tasks; what it shows is rolled up from its ``children``."""
+
+    children: list[TaskNode]
+
+
 class Target(Shown):
     """What a job works on."""
 
@@ -62,6 +68,7 @@ class Job(Shown):
     started: Instant | None
     ended: Instant | None
     tasks: list[Task]
+    task_tree: list[TaskNode]
     error: Json | None
     errors: list[Json]
     result: Json | None
@@ -154,6 +161,7 @@ class Item(Shown):
     job: str | None
     recovery_machine: Json | None
     failover_point: str | None
+    tagged_points: Json
     target: Json
     target_machine: Json
     created: Instant

@@ -19,7 +19,7 @@ from homeport.vault.api.context import TheCore
 from homeport.vault.api.paging import ThePage, keyset
 from homeport.vault.api.schemas import MachineList, MachineStarted, ProbedSite, Site, SiteList
 from homeport.vault.core import Core
-from homeport.vault.database import ItemRow, MachineRow, SiteRow, WorkRow, now
+from homeport.vault.database import ItemRow, MachineRow, ServerRow, SiteRow, WorkRow, now
 from homeport.vault.work import OPEN
 
 router = APIRouter(prefix="/v1/sites", tags=["sites"])
@@ -49,6 +49,13 @@ class SiteInUse(HomeportError):
 
     code = "site.in-use"
     remedy = "End the protection of these items first: `homeport disable ITEM`."
+
+
+class SiteHasServers(HomeportError):
+    """``details``: ``servers``, their names."""
+
+    code = "site.has-servers"
+    remedy = "Remove them first: `homeport server remove NAME`, the configuration server last."
 
 
 class SiteStoreInUse(HomeportError):
@@ -171,6 +178,11 @@ def remove_site(core: TheCore, site: str) -> dict[str, Any]:
         used = sorted(item.name for item in session.scalars(wanted))
         if used:
             raise SiteInUse(f"The site {site!r} is what {_some(used)} replicate from or to.", items=used)
+        servers = sorted(
+            session.scalars(select(ServerRow.name).where(ServerRow.site == site, ServerRow.removed.is_(None)))
+        )
+        if servers:
+            raise SiteHasServers(f"The site {site!r} has the servers {_some(servers)}.", servers=servers)
         session.execute(delete(MachineRow).where(MachineRow.site == site))
         session.execute(
             update(WorkRow)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from homeport.domain.errors import HomeportError
 from homeport.domain.operations import Operation
 from homeport.domain.states import State
+from homeport.domain.task_tree import Group
 from homeport.vault.database import Json
 from homeport.vault.steps import Effect, Facts, Run, operation
 from homeport.vault.workflows import replication
@@ -22,7 +23,13 @@ STEPS = {
 }
 
 
-@operation(Operation.CHANGE_POINT, 1, STEPS)
+GROUPS = {
+    "change": Group("Go to the other recovery point", ("choose-point", "remove-machine", "start-machine")),
+    "undo": Group("Go back to the earlier recovery point", ("undo-remove", "undo-start")),
+}
+
+
+@operation(Operation.CHANGE_POINT, 1, STEPS, GROUPS)
 def change_point(run: Run) -> None:
     facts = run.begin()
     try:

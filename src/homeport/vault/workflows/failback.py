@@ -13,6 +13,7 @@ from typing import Any
 from homeport.domain.errors import HomeportError
 from homeport.domain.operations import Operation
 from homeport.domain.states import State
+from homeport.domain.task_tree import Group
 from homeport.vault.database import Json
 from homeport.vault.steps import Cancelled, Effect, Facts, Run, Step, operation
 from homeport.vault.workflows import replication
@@ -45,10 +46,16 @@ class RecoveryMachineNotStopped(HomeportError):
     remedy = "Remove what keeps them (see the cause), then restart the job."
 
 
+GROUPS = {
+    "stop": Group("Stop the recovery machine", ("planned-stop", "stop-replication", "fence-recovery-machine")),
+    "restore": Group("Bring the original to the recovery point", ("end-timeline", "choose-point", "write-disks")),
+    "undo": Group("Go back to the recovery machine", tuple(UNDO)),
+}
+
 UNDONE: dict[str, Any] = {"ties": {"pending": None, "paused": None}}
 
 
-@operation(Operation.FAILBACK, 1, {**STEPS, **UNDO})
+@operation(Operation.FAILBACK, 1, {**STEPS, **UNDO}, GROUPS)
 def failback(run: Run) -> None:
     facts = run.begin("fork")
     try:

@@ -18,8 +18,10 @@ from homeport.domain.errors import HomeportError
 from homeport.domain.operations import Operation
 from homeport.domain.points import Consistency
 from homeport.domain.states import State
+from homeport.domain.task_tree import Group
 from homeport.vault.database import Json, now
 from homeport.vault.steps import Cancelled, Effect, Facts, Run, Step, operation
+from homeport.vault.tasks import prerequisites
 from homeport.vault.workflows import replication
 
 STEPS = {
@@ -45,6 +47,15 @@ UNDO = {
 }
 
 
+GROUPS = {
+    **prerequisites(*PLANNED),
+    "stop": Group("Stop the source", ("planned-stop", "take-point", "stop-replication")),
+    "fence": Group("Fence the source off", ("end-timeline", "fence-source")),
+    "start": Group("Start the recovery machine", ("choose-point", "remove-earlier", "start-machine")),
+    "undo": Group("Go back to the original", tuple(UNDO)),
+}
+
+
 class SourceNotStopped(HomeportError):
     """A planned failover loses nothing, and the machine's last changes are not in the store."""
 
@@ -53,7 +64,7 @@ class SourceNotStopped(HomeportError):
 
 
 @operation(Operation.FAILOVER, 1, {**STEPS, **UNDO})
-@operation(Operation.FAILOVER, 2, {**PLANNED, **STEPS, **UNDO})
+@operation(Operation.FAILOVER, 2, {**PLANNED, **STEPS, **UNDO}, GROUPS)
 def failover(run: Run) -> None:
     facts = run.begin("fork")
     try:

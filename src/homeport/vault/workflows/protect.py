@@ -1,9 +1,15 @@
 """Protect: check the machine, begin its timeline at the other site, replicate, wait for the first recovery point, and
-see at the other site that it can be used. Only then is anything else offered (reference 12, F45)."""
+see at the other site that it can be used. Only then is anything else offered (reference 12, F45).
+
+With a seed the timeline begins from images that are at the other site already: the first point is what differs from
+them, found by digests. A deleted item that is taken up again goes on in a fork of the timeline that was kept, the same
+way. Version 2 knew neither: without them its records and version 3's are the same.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from homeport.domain.errors import HomeportError
@@ -12,11 +18,16 @@ from homeport.domain.operations import Operation
 from homeport.domain.points import PointId
 from homeport.domain.states import State
 from homeport.domain.target import Target, check_excluded
+from homeport.domain.task_tree import Group
 from homeport.vault import inventory
 from homeport.vault.database import Json, SiteRow, now
 from homeport.vault.steps import Cancelled, Effect, Facts, Run, Step, operation
+from homeport.vault.tasks import prerequisites
 from homeport.vault.workflows import replication
 from homeport.vault.workflows.test_failover import test_machine
+
+NO_TIMELINE = "store.timeline-not-found"
+"""What a site answers that is asked for a timeline which was never begun there."""
 
 IN_USE = "store.in-use"
 """What a site answers that is asked to forget points which a machine of its own needs."""
@@ -50,13 +61,35 @@ STEPS_V1 = {
     **UNDO,
 }
 
-STEPS = {
+STEPS_V2 = {
     "check": "Check the machine and its sites",
     "prepare-timeline": "Begin a timeline in the recovery store",
     "replicate": "Start replication",
     "first-point": "First copy, until the first recovery point",
     "finalize": "Finalize protection: open and verify the first recovery point",
     **UNDO,
+}
+
+STEPS = {
+    "check": "Check the machine and its sites",
+    "find-kept": "Find the newest recovery point that was kept",
+    "prepare-timeline": "Begin a timeline in the recovery store",
+    "import-seed": "Begin a timeline in the recovery store from the seed",
+    "replicate": "Start replication",
+    "first-point": "First copy, until the first recovery point",
+    "drop-seed": "Drop what only the seed had",
+    "finalize": "Finalize protection: open and verify the first recovery point",
+    **UNDO,
+    "undo-end": "End the timeline: nothing is added any more",
+}
+
+GROUPS = {
+    **prerequisites("check"),
+    "enable": Group(
+        "Enable replication",
+        ("find-kept", "prepare-timeline", "import-seed", "replicate", "first-point", "drop-seed"),
+    ),
+    "undo": Group("Undo it", (*UNDO, "undo-end")),
 }
 
 
@@ -70,11 +103,14 @@ def protect_v1(run: Run) -> None:
         undo(run, facts)
 
 
-@operation(Operation.PROTECT, 2, STEPS)
+@operation(Operation.PROTECT, 2, STEPS_V2)
+@operation(Operation.PROTECT, 3, STEPS, GROUPS)
 def protect(run: Run) -> None:
     facts = run.begin()
     try:
         facts, first = first_point(run, facts)
+        if run.params.get("seed"):
+            run.attempt("drop-seed", drop_seed(facts))
         verified = run.step("finalize", finalize(facts, first["point"]))
         run.finish({**first, "verified": verified})
     except Cancelled:
@@ -85,16 +121,39 @@ def first_point(run: Run, facts: Facts) -> tuple[Facts, Json]:
     """The machine as it was checked, and its first recovery point: {"point", "found_by"}."""
     machine = run.step("check", check(facts))
     facts = replace(facts, machine=machine)
-    run.step("prepare-timeline", replication.prepare_timeline(facts, facts.away, facts.timeline))
-    run.step("replicate", seed(facts))
-    first: Json = run.step("first-point", replication.wait_for_point(facts.timeline, above=-1))
+    seed = run.params.get("seed")
+    if run.params.get("again"):
+        kept = run.step("find-kept", find_kept(facts))
+        run.step(
+            "prepare-timeline",
+            replication.prepare_timeline(facts, facts.away, facts.timeline, parent=kept["head"]),
+        )
+    elif seed:
+        run.step("import-seed", import_seed(facts, seed))
+    else:
+        run.step("prepare-timeline", replication.prepare_timeline(facts, facts.away, facts.timeline))
+    run.step("replicate", start(facts))
+    first: Json = run.step("first-point", replication.wait_for_point(facts.timeline, above=0 if seed else -1))
     return facts, first
 
 
 def undo(run: Run, facts: Facts) -> None:
     run.attempt("undo-stop", replication.stop_replication(facts.home), cancellable=False)
-    run.attempt("undo-forget", forget_both(facts), cancellable=False)
-    run.cancelled(removed=now())
+    again = run.params.get("again")
+    run.attempt("undo-forget", forget_both(facts, points=not again), cancellable=False)
+    if not again:
+        run.cancelled(removed=now())
+        return
+    if "prepare-timeline" in run.performed:
+        run.attempt("undo-end", replication.end_timeline(facts.away, facts.timeline), cancellable=False)
+    lineage = [timeline for timeline in facts.lineage if timeline != facts.timeline]
+    run.cancelled(
+        removed=datetime.fromisoformat(again["removed"]),
+        purge_at=datetime.fromisoformat(again["purge_at"]),
+        timeline=lineage[-1],
+        lineage=lineage,
+        replicate=None,
+    )
 
 
 def check(facts: Facts) -> Effect:
@@ -134,18 +193,63 @@ def check_name(site: str, name: str, there: list[Json]) -> None:
         )
 
 
-def seed(facts: Facts) -> Effect:
-    start = replication.replicate(
+def find_kept(facts: Facts) -> Effect:
+    """The newest of the earlier timelines is ended, if it isn't; its head: {"head": None where none has a point}."""
+
+    def effect(step: Step) -> Json:
+        for timeline in reversed(facts.lineage):
+            if timeline == facts.timeline:
+                continue
+            try:
+                found: Json = replication.end_timeline(facts.away, timeline)(step)
+            except HomeportError as error:
+                if error.code != NO_TIMELINE:
+                    raise
+            else:
+                return found
+        return {"head": None}
+
+    return effect
+
+
+def import_seed(facts: Facts, seed: Json) -> Effect:
+    """The images at the other site become the hidden point 0 of the timeline there. Nobody is shown it: it is no
+    instant of this machine."""
+
+    def effect(step: Step) -> Json:
+        replication.note_timeline(step, facts.away, facts.timeline)
+        params = {
+            "timeline": facts.timeline,
+            "seed": seed,
+            "like": facts.machine,
+            "description": facts.description(),
+        }
+        return step.ask(facts.away, "import-seed", params)
+
+    return effect
+
+
+def drop_seed(facts: Facts) -> Effect:
+    """What the first point holds of the seed stays; the rest of it is given back."""
+
+    def effect(step: Step) -> Json:
+        return step.ask(facts.away, "drop-points", {"timelines": {facts.timeline: 0}, "keep": []})
+
+    return effect
+
+
+def start(facts: Facts) -> Effect:
+    begin = replication.replicate(
         facts,
         at=facts.home,
         store=facts.away,
         timeline=facts.timeline,
-        lineage=[facts.timeline],
+        lineage=facts.lineage,
         policy=facts.policy,
     )
 
     def effect(step: Step) -> Json:
-        result: Json = start(step)
+        result: Json = begin(step)
         with step.item() as (_, item):
             item.state = State.INITIAL_REPLICATION_IN_PROGRESS
         return result
@@ -163,16 +267,16 @@ def finalize(facts: Facts, point: str) -> Effect:
     return effect
 
 
-def forget_both(facts: Facts) -> Effect:
+def forget_both(facts: Facts, *, points: bool = True) -> Effect:
     """Each site forgets what it kept for the item; one that can't be reached does not keep the other from it. Points
-    that a machine runs from stay."""
+    that a machine runs from stay, and all of them without ``points``."""
 
     def effect(step: Step) -> Json:
         trouble: list[str] = []
         for site in (facts.home, facts.away):
             vm = facts.vm_at(site)
             replication.lift_fence(step, facts, site, vm)
-            timelines = facts.timelines.get(site, [facts.timeline] if site == facts.away else [])
+            timelines = facts.timelines.get(site, [facts.timeline] if site == facts.away else []) if points else []
             if facts.failover_point is not None and PointId.parse(facts.failover_point).timeline in timelines:
                 timelines = []
                 trouble.append(

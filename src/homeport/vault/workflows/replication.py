@@ -27,7 +27,7 @@ def prepare_timeline(facts: Facts, site: str, timeline: str, parent: str | None 
     """An empty timeline at ``site``, or a fork of ``parent``."""
 
     def effect(step: Step) -> Json:
-        _note_timeline(step, site, timeline)
+        note_timeline(step, site, timeline)
         return step.ask(
             site,
             "prepare-timeline",
@@ -41,7 +41,7 @@ def import_base(facts: Facts, site: str, timeline: str, *, parent: str | None, o
     """The powered-off machine's disks at ``site`` become the base of ``timeline`` there."""
 
     def effect(step: Step) -> Json:
-        _note_timeline(step, site, timeline)
+        note_timeline(step, site, timeline)
         return step.ask(
             site,
             "import-base",
@@ -57,7 +57,7 @@ def import_base(facts: Facts, site: str, timeline: str, *, parent: str | None, o
     return effect
 
 
-def _note_timeline(step: Step, site: str, timeline: str) -> None:
+def note_timeline(step: Step, site: str, timeline: str) -> None:
     with step.item() as (_, item):
         known: list[str] = item.timelines.get(site, [])
         if timeline not in known:

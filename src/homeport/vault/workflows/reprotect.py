@@ -9,6 +9,7 @@ from __future__ import annotations
 from homeport.domain.operations import Operation
 from homeport.domain.points import PointId
 from homeport.domain.states import Direction
+from homeport.domain.task_tree import Group
 from homeport.vault.database import Json
 from homeport.vault.steps import Cancelled, Effect, Facts, Run, Step, operation
 from homeport.vault.workflows import replication
@@ -22,7 +23,13 @@ STEPS = {
 }
 
 
-@operation(Operation.REPROTECT, 1, STEPS)
+GROUPS = {
+    "prepare": Group("Prepare the original", ("power-off-original", "import-base")),
+    "enable": Group("Enable replication", ("replicate", "first-point")),
+}
+
+
+@operation(Operation.REPROTECT, 1, STEPS, GROUPS)
 def reprotect(run: Run) -> None:
     facts = run.begin("import")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from homeport.domain.errors import HomeportError
 from homeport.domain.operations import Operation
+from homeport.domain.task_tree import Group
 from homeport.vault.steps import Cancelled, Facts, Run, operation
 from homeport.vault.workflows import replication
 
@@ -15,7 +16,10 @@ STEPS = {
 }
 
 
-@operation(Operation.TEST_FAILOVER, 1, STEPS)
+GROUPS = {"find": Group("Find the recovery point", ("list-points", "choose-point"))}
+
+
+@operation(Operation.TEST_FAILOVER, 1, STEPS, GROUPS)
 def test_failover(run: Run) -> None:
     facts = run.begin()
     vm = test_machine(facts.away_vm)

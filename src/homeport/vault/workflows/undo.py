@@ -10,9 +10,11 @@ from datetime import timedelta
 
 from homeport.domain.errors import HomeportError
 from homeport.domain.operations import Operation
+from homeport.domain.task_tree import Group
 from homeport.domain.units import DAY
 from homeport.vault.database import Json, now
 from homeport.vault.steps import Effect, Facts, Run, Step, operation
+from homeport.vault.tasks import prerequisites
 from homeport.vault.workflows import failover, replication
 
 KEPT = timedelta(seconds=DAY)
@@ -26,7 +28,14 @@ STEPS = {
 }
 
 
-@operation(Operation.UNDO, 1, {**STEPS, **failover.UNDO})
+GROUPS = {
+    **prerequisites("look-home"),
+    "stop": Group("Stop the recovery machine", ("stop-machine", "keep-writes")),
+    "undo": Group("Go back to the original", tuple(failover.UNDO)),
+}
+
+
+@operation(Operation.UNDO, 1, {**STEPS, **failover.UNDO}, GROUPS)
 def undo(run: Run) -> None:
     facts = run.begin("fork", "discard")
     kept: Json | None = None

@@ -1,4 +1,4 @@
-"""Servers apart: certificates and registration keys."""
+"""Servers apart: certificates and registration keys; replication groups."""
 
 from __future__ import annotations
 
@@ -63,5 +63,8 @@ def upgrade() -> None:
     with op.batch_alter_table("certificates", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_certificates_revoked"), ["revoked"], unique=False)
         batch_op.create_index(batch_op.f("ix_certificates_server"), ["server"], unique=False)
+
+    with op.batch_alter_table("items", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("group_name", sa.String(), nullable=True))
 
     # ### end Alembic commands ###
