@@ -14,6 +14,8 @@ from homeport.domain.units import GiB
 from homeport.servers.host_load import HostLoad
 from homeport.servers.relay import NoServer, ProcessServerCritical, Relay
 from homeport.servers.serve.settings import ConfigInvalid, check_config, sample_config
+from homeport.servers.serve.site_server import ProcessServer
+from homeport.servers.shipping import Shipping
 from homeport.servers.work.kinds import Duty, Part
 
 NEEDED = {"folder": "/srv/site", "advertise": "https://ps1.example:9443"}
@@ -88,3 +90,11 @@ def test_a_critical_process_server_gets_no_new_item_and_keeps_what_it_has(tmp_pa
         relay._server_for(part, {"item": "db", "process_server": "ps3"})
     told = {server["name"]: server["process_server"] for server in relay.facts()["servers"]}
     assert told["ps1"] == {"cache": {"free": 10, "total": 100}}
+
+
+def test_a_changed_configuration_is_taken_on_by_a_server_that_runs(tmp_path: Path) -> None:
+    server = ProcessServer.__new__(ProcessServer)
+    shipping = server._shipping = Shipping.unlimited(tmp_path)
+    assert shipping.throttle.rate is None
+    server.reload(config(rate="512k", threads=8))
+    assert (shipping.throttle.rate, shipping.threads) == (512_000, 8)

@@ -54,7 +54,7 @@ def shown(core: Core, name: str) -> Json:
         if found is None:
             return answer
         site, fleet, told = found
-        names = dict(session.execute(select(ItemRow.id, ItemRow.name)).all())  # type: ignore[arg-type]
+        names = dict(session.execute(select(ItemRow.id, ItemRow.name)).all())
     own = next(vitals for vitals in fleet if vitals.name == name)
     grade, reasons = judge(own)
     moves = [{"item": names.get(move.item, move.item), "to": move.to} for move in suggest(fleet) if move.source == name]
