@@ -1,4 +1,4 @@
-.PHONY: help prepare prepare-tests demo test test-fast chaos bench lint lock
+.PHONY: help prepare prepare-tests demo demo-sites packages test test-fast chaos bench lint lock
 
 help: ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -9,8 +9,11 @@ prepare: ## install what is missing (system packages, .venv)
 prepare-tests: prepare ## and what only tests need: strace, an S3 server and an Azure one under ~/.cache
 	@scripts/prepare-tests
 
-demo: prepare ## the round trip with a real machine; KEEP=1 leaves it running
-	@.venv/bin/python -m demo.round_trip $(if $(KEEP),--keep)
+demo: prepare ## the round trip with a real machine; KEEP=1 leaves it running, DATABASE=postgresql puts the vault there
+	@.venv/bin/python -m demo.round_trip $(if $(KEEP),--keep) $(if $(DATABASE),--database $(DATABASE))
+
+demo-sites: prepare ## two sites and a WAN, a cut, a killed server, a lost site, and home again; KEEP=1 leaves it running (root)
+	@.venv/bin/python -m demo.sites $(if $(KEEP),--keep)
 
 BENCH ?= failover store
 bench: prepare ## side by side with other tools; BENCH=failover or BENCH=store for one, ARGS=… for its options
@@ -20,9 +23,13 @@ bench: prepare ## side by side with other tools; BENCH=failover or BENCH=store f
 chaos: prepare-tests ## 200 random operations while vaults are killed and stopped, on both databases; SEED=… repeats one, ARGS=… for its options
 	@.venv/bin/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
 
+packages: prepare ## dist/homeport-*.whl and dist/homeport_*.deb
+	@.venv/bin/python -m packages.wheel
+	@.venv/bin/python -m packages.deb
+
 lint: prepare ## ruff and mypy --strict
-	.venv/bin/ruff check src tests demo
-	.venv/bin/ruff format --check src tests demo
+	.venv/bin/ruff check src tests demo packages
+	.venv/bin/ruff format --check src tests demo packages
 	.venv/bin/mypy
 
 WORKERS ?= $(shell echo $$(($$(nproc) + 2)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import multiprocessing
 
+from dbos._dbos import _get_or_create_dbos_registry
+
 CONTEXT = multiprocessing.get_context("forkserver")
 """Its fork server, one for each process of the tests, starts with the first of its processes."""
 
@@ -21,3 +23,9 @@ CONTEXT.set_forkserver_preload(
         "uvicorn.lifespan.off",
     ]
 )
+
+
+def recover_quickly() -> None:
+    """In a process that will be killed: recovery goes through the workflow library's internal queue, which is polled
+    each second; too slow for hundreds of kills."""
+    _get_or_create_dbos_registry().get_internal_queue()._polling_interval_sec = 0.1

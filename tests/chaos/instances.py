@@ -10,12 +10,11 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import httpx
-from dbos._dbos import _get_or_create_dbos_registry
 
 from homeport.vault.app import create_vault
 from homeport.vault.instances import EXIT_DECLARED_DEAD
 from tests.chaos.history import History
-from tests.forked import CONTEXT
+from tests.forked import CONTEXT, recover_quickly
 from tests.ports import free_port
 from tests.vault import vault_process
 from tests.vault.vault_process import wait_until_served
@@ -31,8 +30,7 @@ def serve(state: str, port: int, database: str | None) -> None:
     said = os.open(Path(state) / "vault.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(said, 1)
     os.dup2(said, 2)
-    # As in vault_process: recovery goes through a queue that is polled each second.
-    _get_or_create_dbos_registry().get_internal_queue()._polling_interval_sec = 0.1
+    recover_quickly()
     vault = create_vault(Path(state), database=database, timeouts=TIMEOUTS)
     vault.start()
     vault_process.server_for(vault, port).run()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from homeport.cli import main
+from homeport.language.languages import VARIABLES
 from tests.cli.fake_vault import FakeVault, running
 
 
@@ -46,6 +47,8 @@ def homeport(state: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest
     """Runs `homeport ARGUMENTS` with the test's state folder; standard input is no terminal."""
     monkeypatch.setenv("HOMEPORT_STATE", str(state))
     monkeypatch.setenv("COLUMNS", "200")
+    for variable in VARIABLES:  # English, whatever the machine's language
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.delenv("HOMEPORT_PASSPHRASE_FILE", raising=False)
 
     def run(*arguments: str) -> Answer:

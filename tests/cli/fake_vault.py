@@ -93,6 +93,8 @@ class FakeVault:
     """``asked``: every request (method, path, body). ``outcome``: how jobs end. ``held``: jobs run until it is set."""
 
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list)
+    """That answers were asked for in."""
     items: dict[str, JSON] = field(default_factory=lambda: {"web1": item()})
     jobs: dict[str, JSON] = field(default_factory=dict)
     points: list[JSON] = field(
@@ -225,6 +227,7 @@ def application(vault: FakeVault) -> FastAPI:
 
     @app.middleware("http")
     async def notice(request: Request, call: Any) -> Any:
+        vault.languages.append(request.headers.get("accept-language", ""))
         if request.headers.get("authorization") != f"Bearer {TOKEN}":
             refusal = _Refusal(401, "api.unauthorized", "the token isn't right")
             return JSONResponse(refusal.body, 401, media_type="application/problem+json")

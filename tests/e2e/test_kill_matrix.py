@@ -21,7 +21,7 @@ import homeport.vault.workflows  # noqa: F401  (registers all operations)
 from homeport.vault.faults import MOMENTS, Moment
 from homeport.vault.steps import recorded_steps
 from tests.e2e.world import VM, Refused, World
-from tests.forked import CONTEXT
+from tests.forked import CONTEXT, recover_quickly
 
 pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -38,6 +38,7 @@ def homeport_up(state: str, port: int, said: str, faults: str) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ["HOMEPORT_FAULT"] = faults
+    recover_quickly()
     sys.exit(main(["up", "--state", state, "--port", str(port)]))
 
 
@@ -72,9 +73,18 @@ class Mortal(World):
         self.faults = ",".join(f"{workflow}.{step}:{moment}" for workflow, step in recorded_steps())
 
     def up(self, **_: str) -> None:
-        self.process = Forked(str(self.state), self.port, str(self.folder / "up.txt"), self.faults)  # type: ignore[assignment]
-        self.until(self._answers, 60, "Homeport to be up")
-        self.learn_passphrase()
+        """Over as many deaths as it takes: the next fault point may come before the first answer."""
+        while True:
+            self.process = Forked(str(self.state), self.port, str(self.folder / "up.txt"), self.faults)  # type: ignore[assignment]
+            try:
+                self.until(self._answers, 60, "Homeport to be up")
+            except AssertionError:
+                if self.process is None or self.process.poll() != -signal.SIGKILL:
+                    raise
+                self.deaths += 1
+                continue
+            self.learn_passphrase()
+            return
 
     def live(self, ask: Any) -> Any:
         """Ask until there is an answer, over as many deaths as it takes."""

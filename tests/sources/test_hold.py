@@ -15,9 +15,9 @@ from shutil import rmtree
 import pytest
 
 from homeport.qemu import graph
-from homeport.qemu.qmp import Qmp
+from homeport.qemu.qmp import Qmp, QmpGone
 from homeport.sources import hold as holds
-from homeport.sources.hold import GUARD, NODE, HoldFailed, QemuHold, let_go
+from homeport.sources.hold import GUARD, HELD_AT_MOST, NODE, HoldFailed, QemuHold, let_go
 
 pytestmark = pytest.mark.qemu
 
@@ -42,9 +42,13 @@ def machine() -> Iterator[Path]:
     process = subprocess.Popen([*command, "-qmp", f"unix:{socket},server=on,wait=off"])
     try:
         deadline = time.monotonic() + 20
-        while not socket.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        while True:  # the socket is there before anybody listens
+            try:
+                Qmp.connect(socket).close()
+                break
+            except QmpGone:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
         yield socket
     finally:
         process.kill()
@@ -86,7 +90,7 @@ def test_it_stands_still_between_hold_and_release(machine: Path) -> None:
             assert NODE not in graph.nodes(qmp)
 
 
-def test_the_switch_of_a_held_machine_takes_milliseconds(machine: Path) -> None:
+def test_letting_a_machine_go_on_takes_far_less_than_its_guard_gives_it(machine: Path) -> None:
     with Qmp.connect(machine) as qmp:
         hold = QemuHold(qmp)
         stood = []
@@ -95,7 +99,7 @@ def test_the_switch_of_a_held_machine_takes_milliseconds(machine: Path) -> None:
             began = time.monotonic()
             hold.release()
             stood.append(time.monotonic() - began)
-        assert sorted(stood)[5] < 0.1, stood
+        assert sorted(stood)[5] < HELD_AT_MOST / 2, stood
 
 
 def test_a_machine_that_was_paused_stays_so(machine: Path) -> None:

@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy import delete
 from structlog.typing import EventDict
 
+from homeport.trust import proofs
 from homeport.vault.app import create_vault
 from homeport.vault.database import SettingRow
 from tests.trust.world import Site, TlsVault
@@ -36,6 +37,13 @@ def vault(tmp_path: Path, empty: Path) -> Iterator[TlsVault]:
         yield served
     finally:
         served.stop()
+
+
+@pytest.fixture(autouse=True)
+def cheap_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proof's key takes a tenth of a second and 32 MiB, on both sides of each join: test_proofs_cost_what_they_should
+    looks that it does."""
+    monkeypatch.setattr(proofs, "N", 1 << 4)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from homeport.domain.errors import HomeportError
 from homeport.domain.servers import Role, ServerName
 from homeport.servers.join_passphrase import FILE, Guesses, JoinPassphrase, TooManyGuesses
 from homeport.servers.joining import IDENTITY, join_configuration_server
+from homeport.trust import proofs
 from homeport.trust.identity import Identity
 from homeport.trust.passphrases import new_passphrase
 from homeport.trust.proofs import Prover, WeakParameters, derive
@@ -178,6 +180,13 @@ def test_a_proof_fits_one_channel_one_request_and_one_direction() -> None:
     assert here.is_answer(answer, proof, body)
     assert not here.is_request(answer, body)
     assert not here.is_answer(answer, here.request({}), body), "of another request"
+
+
+def test_proofs_cost_what_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert (proofs.N, proofs.R, proofs.P) == (1 << 15, 8, 1)
+    expected = hashlib.scrypt(b"abcd", salt=bytes(16), n=1 << 15, r=8, p=1, maxmem=64 << 20, dklen=32)
+    assert derive("AB-CD ", bytes(16)) == expected
 
 
 @pytest.mark.parametrize("minutes", [6, -6])

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dbos import DBOS
 from fake_sites import World
 from postgres import Postgres
 from vault_process import LocalVault
 
+from homeport.vault import migrations
 from homeport.vault import workflows as _registered  # noqa: F401
+from homeport.vault.app import _prepare_workflow_database
 from homeport.vault.steps import VERSIONS, WORKFLOWS
 
 RELEASED = dict(VERSIONS), dict(WORKFLOWS)
@@ -52,8 +56,21 @@ def database(request: pytest.FixtureRequest) -> str | None:
     return server.prepared()
 
 
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state folder with SQLite's files as a first start makes them: all tables, no rows."""
+    folder = tmp_path_factory.mktemp("empty") / "state"
+    folder.mkdir(0o700)
+    migrations.upgrade(folder / "vault.db")
+    _prepare_workflow_database(folder / "workflows.db")
+    DBOS.migrate(f"sqlite:///{folder / 'workflows.db'}")
+    return folder
+
+
 @pytest.fixture
-def vault(tmp_path: Path, database: str | None) -> Iterator[LocalVault]:
+def vault(tmp_path: Path, database: str | None, empty: Path) -> Iterator[LocalVault]:
+    if database is None:  # else each test pays for the making of the tables
+        shutil.copytree(empty, tmp_path / "state")
     served = LocalVault(tmp_path / "state", database=database)
     served.start()
     try:

@@ -314,4 +314,4 @@ def test_a_quiet_stream_shows_that_it_lives_and_ends_with_the_vault(
     begun = time.monotonic()
     vault.vault.core.signal.stop()
     assert list(followed) in ([], [("", "comment", {})])
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20

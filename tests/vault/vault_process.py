@@ -11,11 +11,10 @@ from pathlib import Path
 import httpx
 import structlog
 import uvicorn
-from dbos._dbos import _get_or_create_dbos_registry
 
 from homeport.vault.app import Vault, create_vault
 from homeport.vault.core import Timeouts
-from tests.forked import CONTEXT
+from tests.forked import CONTEXT, recover_quickly
 from tests.ports import free_port
 
 log = structlog.get_logger(__name__)
@@ -83,8 +82,7 @@ def serve(state: str, port: int, faults: str, database: str | None, timeouts: Ti
     """The main function of a vault's own process."""
     os.dup2(os.open(Path(state) / "vault.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
     os.environ["HOMEPORT_FAULT"] = faults
-    # Recovery goes through the workflow library's internal queue, which is polled each second: too slow for 200 kills.
-    _get_or_create_dbos_registry().get_internal_queue()._polling_interval_sec = 0.1
+    recover_quickly()
     vault = create_vault(Path(state), database=database, timeouts=timeouts)
     vault.start()
     server_for(vault, port).run()

@@ -12,9 +12,17 @@ from collections.abc import Sequence
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong use."""
-    from homeport.cli import store_headstart
+    import os
+
+    from homeport.cli import speech, store_headstart
+    from homeport.cli.errors import WrongUse, exit_status, report
 
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = speech.begin(arguments, os.environ)
+    except WrongUse as error:
+        report(error, json_wanted="--json" in arguments)
+        return exit_status(error)
     store_headstart.begin(arguments)
     from homeport.cli import lean
 

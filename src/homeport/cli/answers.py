@@ -6,13 +6,13 @@ Nothing slow is loaded here, Typer neither: see :mod:`homeport.cli.lean`.
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from homeport.cli import speech
 from homeport.cli.errors import ConfirmationNeeded, Declined, TokenUnreadable, WrongUse
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Session:
         from homeport.cli.consoles import results, write_line
 
         if self.json_wanted:
-            write_line(json.dumps(data, indent=2, default=str))
+            write_line(speech.json_text(data))
         else:
             people(results())
 
@@ -79,12 +79,16 @@ class Session:
         """The result, where lines of plain text are enough for people."""
         from homeport.cli.consoles import write_line
 
-        write_line(json.dumps(data, indent=2, default=str) if self.json_wanted else "\n".join(lines))
+        if self.json_wanted:
+            write_line(speech.json_text(data))
+        else:
+            write_line("\n".join(map(speech.told, lines)))
 
     def note(self, text: str) -> None:
         """A remark for people, on standard error; nothing under --json."""
         if self.json_wanted:
             return
+        text = speech.told(text)
         if not sys.stderr.isatty():  # nothing to wrap or colour
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
@@ -111,7 +115,7 @@ class Session:
         """Say what will happen and ask whether to go on. Raises Declined."""
         for line in consequences:
             self.note(line)
-        sys.stderr.write("Go on? [y/N] ")
+        sys.stderr.write(f"{speech.told('Go on? [y/N]')} ")
         sys.stderr.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise Declined("Nothing was done.")

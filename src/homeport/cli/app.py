@@ -29,6 +29,7 @@ from homeport.cli import (
     vault,
 )
 from homeport.cli.errors import FAILED, WRONG_USE, Interrupted, WrongUse, exit_status, report, system_error
+from homeport.cli.spoken_help import in_our_words, spoken
 from homeport.domain.errors import HomeportError
 
 ORDER = (
@@ -80,6 +81,14 @@ def build() -> typer.Typer:
         version: Annotated[
             bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
         ] = False,
+        lang: Annotated[
+            str | None,
+            typer.Option(
+                "--lang",
+                metavar="en|ja",
+                help="Language of messages, anywhere on the line. Default: HOMEPORT_LANG, else the locale's.",
+            ),
+        ] = None,
     ) -> None:
         """Options of `homeport` itself."""
 
@@ -97,13 +106,15 @@ def run(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     json_wanted = "--json" in arguments
     try:
-        status = typer.main.get_command(build()).main(arguments, prog_name="homeport", standalone_mode=False)
+        with spoken(typer.main.get_command(build())) as command:
+            try:
+                status = command.main(arguments, prog_name="homeport", standalone_mode=False)
+            except typer.TyperException as error:
+                return _wrongly_used(error, json_wanted)
         sys.stdout.flush()
     except HomeportError as error:
         report(error, json_wanted=json_wanted)
         return exit_status(error)
-    except typer.TyperException as error:
-        return _wrongly_used(error, json_wanted)
     except typer.Abort:
         report(Interrupted("The command was ended at its question; nothing was done."), json_wanted=json_wanted)
         return FAILED
@@ -121,5 +132,7 @@ def _wrongly_used(error: typer.TyperException, json_wanted: bool) -> int:
     else:
         from typer.rich_utils import rich_format_error
 
+        words = in_our_words(error)
+        error.format_message = lambda: words  # type: ignore[method-assign]
         rich_format_error(error)  # type: ignore[arg-type]
     return WRONG_USE

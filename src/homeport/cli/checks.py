@@ -11,6 +11,7 @@ from homeport.cli.errors import FAILED
 from homeport.cli.formats import show_instant
 from homeport.cli.lessons import LOOK, lesson
 from homeport.cli.session import Session, command
+from homeport.cli.speech import fill, word
 from homeport.cli.tables import coloured, table
 from homeport.domain.operations import Operation
 
@@ -65,8 +66,10 @@ def draw(looks: list[Findings]) -> Group:
     parts: list[Any] = []
     for look in looks:
         at = f", {show_instant(look['at'])}" if look.get("at") else ""
-        before = f" before {look['before']}" if look.get("before") else ""
-        parts.append(coloured(f"{look.get('item_name', '?')}{before}{at}", "bold"))
+        named = look.get("item_name", "?")
+        if before := look.get("before"):
+            named = fill("{item} before {operation}", item=named, operation=word(before, "operation"))
+        parts.append(coloured(f"{named}{at}", "bold"))
         if not look.get("findings"):
             never = "before" not in look and not look.get("at")
             parts.append(coloured("It was not looked at yet." if never else "Nothing is in the way.", ""))

@@ -38,6 +38,7 @@ from homeport.cli.errors import (
     VaultNotRunning,
     VaultRefused,
 )
+from homeport.cli.speech import language
 
 ANSWER_WITHIN = 60.0
 """Seconds the vault may take for an answer, beyond the time it was asked to wait: it may ask a site first."""
@@ -85,7 +86,7 @@ class VaultClient:
         self._found_in = found_in
         self._http = httpx.Client(
             base_url=url,
-            headers={"Authorization": f"Bearer {token}"},
+            headers={"Authorization": f"Bearer {token}", "Accept-Language": language()},
             trust_env=found_in is None,
             verify=_only(authority) if authority is not None and url.startswith("https:") else True,
         )

@@ -145,8 +145,10 @@ def cleanup(item: Item) -> list[str]:
 def _described(point: Point | None, wanted: str) -> str:
     if point is None:
         return f"the point {wanted}"
-    named = f"the {wanted} point, now " if wanted != point["id"] else ""
-    return f"{named}{point['id']} of {show_instant(point.get('time'))}, {point.get('consistency', '?')}"
+    consistency = point.get("consistency", "?")
+    if wanted == point["id"]:
+        return f"point {wanted} of {show_instant(point.get('time'))}, {consistency}"
+    return f"the {wanted} point, now {point['id']} of {show_instant(point.get('time'))}, {consistency}"
 
 
 def _rpo(item: Item) -> str:
@@ -155,10 +157,12 @@ def _rpo(item: Item) -> str:
 
 def _lost(item: Item, points: Sequence[Point], point: Point | None, there: str) -> str:
     """What was written after ``point`` does not arrive; how much that is, where the list tells."""
-    lost = f"What was written after that point is not there at {there}: RPO now {_rpo(item)}"
     if point is not None and points:
         newest = max(points, key=lambda one: one["time"])
         behind = seconds_between(point.get("time"), newest.get("time"))
         if behind:
-            lost += f", and the point is {show_span(behind)} older than the newest one"
-    return f"{lost}."
+            return (
+                f"What was written after that point is not there at {there}: RPO now {_rpo(item)}, and the point is "
+                f"{show_span(behind)} older than the newest one."
+            )
+    return f"What was written after that point is not there at {there}: RPO now {_rpo(item)}."

@@ -17,17 +17,17 @@ PLAIN_WIDTH = 200
 
 def results() -> Console:
     """Standard output."""
-    from rich.console import Console
+    from homeport.cli.spoken_console import SpokenConsole
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    return SpokenConsole(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
 
 def complaints() -> Console:
     """Standard error. Lines aren't wrapped where it is no terminal."""
-    from rich.console import Console
+    from homeport.cli.spoken_console import SpokenConsole
 
     terminal = sys.stderr.isatty()
-    return Console(stderr=True, highlight=False, soft_wrap=not terminal)
+    return SpokenConsole(stderr=True, highlight=False, soft_wrap=not terminal)
 
 
 def write_line(text: str) -> None:

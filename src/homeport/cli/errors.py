@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 from typing import Any
@@ -110,23 +109,26 @@ def as_json(error: HomeportError) -> dict[str, Any]:
 def report(error: HomeportError, *, json_wanted: bool) -> None:
     """Show ``error``: as JSON on standard output, or for people on standard error."""
     from homeport.cli.consoles import complaints, write_line
+    from homeport.cli.speech import json_text, label, told
 
     if json_wanted:
-        write_line(json.dumps(as_json(error), indent=2, default=str))
+        write_line(json_text(as_json(error)))
         return
     from rich.text import Text
 
     console = complaints()
-    console.print(Text.assemble(("Error ", "red"), (error.code, "bold")))
-    console.print(Text(error.cause))
+    console.print(Text.assemble((f"{label('Error')} ", "red"), (error.code, "bold")))
+    console.print(Text(told(error.cause)))
     if error.remedy:
-        console.print(Text.assemble(("What to do: ", "bold"), error.remedy))
+        console.print(Text.assemble((f"{label('What to do:')} ", "bold"), told(error.remedy)))
     allowed = error.details.get("allowed_operations")
     if isinstance(allowed, list):
-        console.print(Text.assemble(("Allowed now: ", "bold"), ", ".join(map(str, allowed)) or "nothing"))
+        console.print(
+            Text.assemble((f"{label('Allowed now:')} ", "bold"), ", ".join(map(str, allowed)) or label("nothing"))
+        )
     for problem in error.details.get("problems", []):
         if str(problem) not in error.cause:
-            console.print(Text(f"  - {problem}"))
+            console.print(Text(f"  - {told(str(problem))}"))
 
 
 def system_error(error: OSError, json_wanted: bool) -> int:

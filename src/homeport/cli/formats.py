@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
+from homeport.cli.speech import fill, word
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _PART = re.compile(r"(\d+)\s*([smhdw])")
 _DURATION = re.compile(rf"(?:{_PART.pattern}\s*)+")
@@ -28,14 +30,14 @@ def show_duration(seconds: float | None) -> str:
     """The two largest units: "12 s", "3 min 5 s", "2 h 3 min", "4 d 1 h"; "off" for 0; "-" where unknown."""
     if seconds is None:
         return "-"
-    return _spell(seconds) if seconds else "off"
+    return _spell(seconds) if seconds else word("off", "field")
 
 
 def show_span(seconds: float | None) -> str:
     """Like show_duration for a time that passed: 0 is "0 s", and short ones keep a decimal."""
     if seconds is None:
         return "-"
-    return f"{seconds:.1f} s" if 0 < seconds < 10 and seconds != int(seconds) else _spell(seconds)
+    return f"{seconds:.1f} {word('s', 'unit')}" if 0 < seconds < 10 and seconds != int(seconds) else _spell(seconds)
 
 
 def _spell(seconds: float) -> str:
@@ -44,8 +46,8 @@ def _spell(seconds: float) -> str:
     for unit, name in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
         count, left = divmod(left, unit)
         if count:
-            parts.append(f"{count} {name}")
-    return " ".join(parts[:2]) or "0 s"
+            parts.append(f"{count} {word(name, 'unit')}")
+    return " ".join(parts[:2]) or f"0 {word('s', 'unit')}"
 
 
 def show_size(count: float | None) -> str:
@@ -102,7 +104,9 @@ def show_instant(text: str | None, now: datetime | None = None) -> str:
 
 def show_age(instant: datetime, now: datetime | None = None) -> str:
     seconds = ((now or datetime.now(UTC)) - instant).total_seconds()
-    return f"in {_spell(-seconds)}" if seconds < -1 else f"{_spell(seconds)} ago"
+    if seconds < -1:
+        return fill("in {span}", span=_spell(-seconds))
+    return fill("{span} ago", span=_spell(seconds))
 
 
 def seconds_between(start: str | None, end: str | None) -> float | None:

@@ -15,6 +15,7 @@ from homeport.cli.formats import instant, parse_duration, seconds_between, show_
 from homeport.cli.lessons import LOOK, lesson
 from homeport.cli.progress import show_progress
 from homeport.cli.session import NoWaitOption, Session, command, group
+from homeport.cli.speech import fill, label, told, word
 from homeport.cli.tables import JOB_COLOURS, coloured, details, table
 from homeport.cli.task_tree import walk
 from homeport.cli.waiting import follow, wait_for
@@ -235,9 +236,9 @@ def show_jobs(console: Console, jobs: list[Job]) -> None:
 def show_job(console: Console, job: Job) -> None:
     head = details()
     head.add_row("Job", job["id"])
-    head.add_row("Operation", coloured(f"{job.get('kind', '?')} of {job.get('item_name') or job.get('item')}", ""))
+    head.add_row("Operation", coloured(_what(job), ""))
     if job.get("type"):
-        head.add_row("Type", coloured(f"{job.get('display_name')} ({job['type']})", ""))
+        head.add_row("Type", coloured(f"{label(job.get('display_name') or '')} ({job['type']})", ""))
     if job.get("activity", job["id"]) != job["id"]:
         head.add_row("Activity", coloured(job["activity"], ""))
     head.add_row("State", coloured(job["state"], JOB_COLOURS.get(job["state"], "")))
@@ -265,11 +266,16 @@ def show_job(console: Console, job: Job) -> None:
     if error := job.get("error"):
         console.print(coloured(_error(error), "red"))
         if error.get("remedy"):
-            console.print(coloured(f"What to do: {error['remedy']}", ""))
+            console.print(coloured(f"{label('What to do:')} {told(error['remedy'])}", ""))
     if job.get("allowed"):
         console.print(
             "You can now: " + ", ".join(f"homeport job {verb} {job['id']}" for verb in job["allowed"]), markup=False
         )
+
+
+def _what(job: Job) -> str:
+    kind, item = word(job.get("kind", "?"), "operation"), str(job.get("item_name") or job.get("item"))
+    return fill("{operation} of {item}", operation=kind, item=item)
 
 
 def _told(task: TaskNode) -> tuple[str, str]:
@@ -277,9 +283,9 @@ def _told(task: TaskNode) -> tuple[str, str]:
     if error := task.get("error"):
         return _error(error), "red"
     if finding := task.get("finding"):
-        return f"{finding.get('code', '?')}: {finding.get('found', '')}", "yellow"
+        return f"{finding.get('code', '?')}: {told(finding.get('found', ''))}", "yellow"
     return show_progress(task.get("progress")), ""
 
 
 def _error(error: dict[str, Any]) -> str:
-    return f"{error.get('code', '?')}: {error.get('cause', '')}"
+    return f"{error.get('code', '?')}: {told(error.get('cause', ''))}"

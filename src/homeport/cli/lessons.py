@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+EXAMPLE = "Example:"
+EXAMPLES = "Examples:"
+NEXT = "Next:"
+
 
 def lesson(what: str, more: str, *examples: str, then: str = "") -> str:
     """Help in Rich's markup. ``what``: one sentence, shown in lists too; ``then``: what usually follows."""
     shown = "\n".join(f"  [cyan]$ {_escape(example)}[/cyan]" for example in examples)
-    title = "Examples:" if len(examples) > 1 else "Example:"
+    title = EXAMPLES if len(examples) > 1 else EXAMPLE
     paragraphs = [_escape(what), _escape(_joined(more)), f"[bold]{title}[/bold]\n{shown}"]
     if then:
-        paragraphs.append(f"[bold]Next:[/bold] {_escape(_joined(then))}")
+        paragraphs.append(f"[bold]{NEXT}[/bold] {_escape(_joined(then))}")
     return "\n\n".join(paragraphs)
 
 

@@ -7,6 +7,7 @@ from collections import deque
 from typing import Any
 
 from homeport.cli.formats import show_size
+from homeport.cli.speech import fill, label, word
 
 BYTES = ("bytes", "byte", "B")
 RATE_OVER = 10.0
@@ -21,12 +22,13 @@ def show_progress(progress: Any) -> str:
     parts: list[str] = []
     if done is not None:
         show = show_size if unit in BYTES else _count
-        named = "" if unit in BYTES or not unit else f" {unit}"
-        parts.append(f"{show(done)} of {show(total)}{named}" if total else f"{show(done)}{named}")
+        named = "" if unit in BYTES or not unit else f" {label(unit)}"
+        amount = fill("{done} of {total}", done=show(done), total=show(total)) if total else show(done)
+        parts.append(f"{amount}{named}")
         if total:
             parts.append(f"({share(done, total)} %)")
     if text := progress.get("text"):
-        parts.append(str(text))
+        parts.append(word(str(text), "phase"))
     return " ".join(parts)
 
 

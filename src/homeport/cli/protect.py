@@ -22,9 +22,9 @@ HELP = lesson(
     then points are taken at the policy's interval. It is done when the other site has opened and verified the first
     point. The machine goes on running all the while. Several machines get a job each: one that is refused or fails does
     not stop the others, and makes the exit status 1. What is chosen for the other site can be changed later with
-    homeport item set, except --exclude-disk. Where the line is thin, carry an image of each disk to the other site and
-    name it with --seed: what differs from it is found by digests, and only that crosses. Members of a --group are
-    held at one instant for a few milliseconds at each point, so that they can be failed over as they were together.""",
+    homeport item set, except --exclude-disk and --group. Where the line is thin, carry an image of each disk to the
+    other site and name it with --seed: what differs from it is found by digests, and only that crosses. Members of a
+    --group stand still together for a moment at each point, so that they can be failed over as they were together.""",
     "homeport protect web1 --from home --to away --policy gold",
     "homeport protect db1 --from home --to away --policy gold --size 4x8GiB --exclude-disk disk2",
     "homeport protect web1 --from home --to away --policy gold --seed disk0=seeds/web1/disk0.raw",

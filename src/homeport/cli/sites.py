@@ -11,6 +11,7 @@ from homeport.cli.api import Machine, Site
 from homeport.cli.formats import show_instant, show_size
 from homeport.cli.lessons import SET_UP, lesson
 from homeport.cli.session import Session, YesOption, command, group
+from homeport.cli.speech import fill, told, word
 from homeport.cli.tables import POWER_COLOURS, coloured, details, table
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def show_one(console: Console, site: Site) -> None:
         rows.add_row(f"Drive {drive['path']}", told + (drive["reason"] or "can be the retention drive"))
     for name, value in sorted(facts.items()):
         shown = show_size(value) if isinstance(value, int) and name.startswith("free_") else str(value)
-        rows.add_row(name.replace("_", " ").capitalize(), coloured(shown, ""))
+        rows.add_row(word(name.replace("_", " ").capitalize(), "fact"), coloured(shown, ""))
     console.print(rows)
 
 
@@ -190,7 +191,11 @@ def show_machines(console: Console, site: str, machines: list[Machine]) -> None:
             for disk in machine.get("disks", [])
         )
         obstacles = machine.get("obstacles") or []
-        fit = coloured("yes", "green") if not obstacles else coloured("no: " + "; ".join(obstacles), "yellow")
+        fit = (
+            coloured("yes", "green")
+            if not obstacles
+            else coloured(fill("no: {why}", why="; ".join(map(told, obstacles))), "yellow")
+        )
         power = machine.get("power", "unknown")
         rows.add_row(
             machine.get("name", "?"),

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from homeport.cli import speech
 from homeport.cli.api import Item, Job, VaultInfo
 from homeport.cli.errors import VaultNotRunning
 from homeport.cli.formats import show_instant, show_size, show_span
 from homeport.cli.lessons import LOOK, lesson
 from homeport.cli.progress import show_progress
 from homeport.cli.session import Session, command
+from homeport.cli.speech import fill, told, word
 from homeport.cli.tables import HEALTH_COLOURS, coloured, details, machine_name, point_name, table
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _watch(session: Session, item: str | None) -> None:
             from homeport.cli.consoles import write_line
 
             while True:
-                write_line(json.dumps(look(session, item), default=str))
+                write_line(speech.json_text(look(session, item), indent=None))
                 time.sleep(REFRESH)
         from rich.live import Live
 
@@ -124,14 +125,15 @@ def route(item: Item) -> str:
 
 def replication(item: Item) -> str:
     state = item.get("replication") or {}
-    return " ".join(part for part in (state.get("phase") or "-", show_progress(state.get("progress"))) if part)
+    phase = word(state.get("phase") or "-", "phase")
+    return " ".join(part for part in (phase, show_progress(state.get("progress"))) if part)
 
 
 def running(job: Job) -> str:
     """What a job is doing: "failover: Start the machine 3 of 7"."""
     now = [task for task in job.get("tasks", []) if task["state"] == "running"]
-    doing = f": {now[-1].get('title', '')} {show_progress(now[-1].get('progress'))}".rstrip() if now else ""
-    return f"{job.get('kind', 'job')}{doing}"
+    doing = f": {told(now[-1].get('title', ''))} {show_progress(now[-1].get('progress'))}".rstrip() if now else ""
+    return f"{word(job.get('kind', 'job'), 'operation')}{doing}"
 
 
 def draw_item(item: Item, job: Job | None) -> RenderableType:
@@ -140,9 +142,9 @@ def draw_item(item: Item, job: Job | None) -> RenderableType:
     shown.add_row("Item", coloured(f"{item.get('name', '?')} ({item.get('id', '?')})", ""))
     shown.add_row("State", item.get("state", "?"))
     reasons = [_reason(reason) for reason in item.get("health_reasons") or []]
-    shown.add_row("Health", coloured("; ".join([health, *reasons]), HEALTH_COLOURS.get(health, "")))
+    shown.add_row("Health", coloured("; ".join([word(health, "health"), *reasons]), HEALTH_COLOURS.get(health, "")))
     shown.add_row("Runs at", coloured(item.get("active_site", "?"), ""))
-    shown.add_row("Direction", coloured(f"{route(item)} ({item.get('direction', '?')})", ""))
+    shown.add_row("Direction", coloured(f"{route(item)} ({word(item.get('direction', '?'), 'direction')})", ""))
     shown.add_row("Policy", coloured(str(item.get("policy", "?")), ""))
     if item.get("group"):
         shown.add_row("Group", coloured(str(item["group"]), ""))
@@ -154,19 +156,18 @@ def draw_item(item: Item, job: Job | None) -> RenderableType:
     if error := state.get("error"):
         shown.add_row("", coloured(_reason(error), "red"))
     if crossed := state.get("crossed"):
-        shown.add_row("Crossed", f"{show_size(crossed.get('out'))} out, {show_size(crossed.get('in'))} in")
+        shown.add_row("Crossed", _crossed(crossed))
     tagged = item.get("tagged_points") or {}
     if tagged.get("count"):
-        past = f", {tagged['past_retention']} past retention" if tagged.get("past_retention") else ""
-        shown.add_row("Tagged points", f"{tagged['count']}{past}, {show_size(tagged.get('stored_bytes'))}")
+        shown.add_row("Tagged points", _tagged(tagged))
     if test := item.get("test"):
-        shown.add_row("Test machine", f"{machine_name(test.get('machine'))} from {_point(test.get('point'))}")
+        shown.add_row("Test machine", _test(test))
     if item.get("recovery_machine"):
         shown.add_row("Recovery machine", coloured(machine_name(item.get("recovery_machine")), ""))
     if item.get("failover_point"):
         shown.add_row("Failed over to", _point(item.get("failover_point")))
     if policy := item.get("commit_policy"):
-        shown.add_row("By itself", f"{policy['action']}, {show_instant(policy['at'])}")
+        shown.add_row("By itself", f"{word(policy['action'], 'action')}, {show_instant(policy['at'])}")
         if error := policy.get("error"):
             shown.add_row("", coloured(_reason(error), "red"))
     shown.add_row("Protected since", show_instant(item.get("created")))
@@ -174,6 +175,22 @@ def draw_item(item: Item, job: Job | None) -> RenderableType:
         shown.add_row("Job", coloured(f"{running(job)} ({job['id']})", "cyan"))
     shown.add_row("You can now", ", ".join(item.get("allowed_operations") or []) or "wait for the running job")
     return shown
+
+
+def _tagged(tagged: dict[str, Any]) -> str:
+    past, size = tagged.get("past_retention"), show_size(tagged.get("stored_bytes"))
+    kept = fill("{count} past retention", count=str(past)) if past else ""
+    return ", ".join(part for part in (str(tagged["count"]), kept, size) if part)
+
+
+def _crossed(crossed: dict[str, Any]) -> str:
+    sent, received = show_size(crossed.get("out")), show_size(crossed.get("in"))
+    return fill("{sent} out, {received} in", sent=sent, received=received)
+
+
+def _test(test: dict[str, Any]) -> str:
+    name, point = machine_name(test.get("machine")), _point(test.get("point"))
+    return fill("{machine} from {point}", machine=name, point=point)
 
 
 def _point(point: Any) -> str:
@@ -184,7 +201,9 @@ def _point(point: Any) -> str:
 
 def _reason(reason: Any) -> str:
     """A health reason or an error: words, or {code, cause, …}."""
-    return str(reason.get("cause") or reason.get("code") or reason) if isinstance(reason, dict) else str(reason)
+    if isinstance(reason, dict):
+        return told(str(reason.get("cause") or reason.get("code") or reason))
+    return told(str(reason))
 
 
 def tell_what_now(session: Session, job: Job, item: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from homeport.cli.speech import label, told
+
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
@@ -21,22 +23,45 @@ JOB_COLOURS = {
 }
 
 
-def table(*columns: str) -> Table:
-    """A table without lines but the one under its head."""
-    from rich import box
-    from rich.table import Table
+VOCABULARIES: dict[str, tuple[str, ...]] = {
+    "State": ("state", "job", "server"),
+    "Role": ("role",),
+    "Operation": ("operation",),
+    "Health": ("health",),
+    "Power": ("power",),
+    "Consistency": ("consistency",),
+    "": ("severity", "field"),
+    "Hidden": ("field",),
+    "Can be protected": ("field",),
+    "Connected": ("field",),
+    "Guest agent": ("field",),
+    "Critical": ("field",),
+    "App-consistent every": ("field",),
+    "Network": ("field",),
+    "IP": ("field",),
+}
+"""By the name of a column, or of a row of details: whose words stand in it."""
 
-    made = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+
+def table(*columns: str) -> Table:
+    """A table without lines but the one under its head. ``columns``: their names, in English; what stands in a column
+    of states, operations … is translated."""
+    from rich import box
+
+    from homeport.cli.spoken_console import SpokenTable
+
+    made = SpokenTable(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    made.vocabularies = [VOCABULARIES.get(column, ()) for column in columns]
     for column in columns:
-        made.add_column(column, overflow="fold")
+        made.add_column(label(column), overflow="fold")
     return made
 
 
 def details() -> Table:
     """Names at the left, facts at the right."""
-    from rich.table import Table
+    from homeport.cli.spoken_console import SpokenDetails
 
-    made = Table.grid(padding=(0, 2))
+    made = SpokenDetails.grid(padding=(0, 2))
     made.add_column(style="bold", no_wrap=True)
     made.add_column(overflow="fold")
     return made
@@ -46,7 +71,7 @@ def coloured(text: str, colour: str) -> Text:
     """Text in a colour; never read as markup."""
     from rich.text import Text
 
-    return Text(text, style=colour)
+    return Text(told(text), style=colour)
 
 
 def machine_name(machine: Any) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from homeport.cli.answers import Session
 from homeport.cli.formats import show_size
 from homeport.cli.progress import Rate, share
+from homeport.cli.speech import fill, label, told
 from homeport.cli.waiting import PLAIN_EVERY
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def transfer(session: Session, title: str, total: int) -> Iterator[Advance]:
             TransferSpeedColumn(),
         )
         with Progress(*columns, console=console) as bars:
-            bar = bars.add_task(title, total=total)
+            bar = bars.add_task(told(title), total=total)
             yield lambda count: bars.advance(bar, count)
     else:
         lines = _Lines(session, title, total)
@@ -66,10 +67,10 @@ def counting(session: Session, title: str, unit: str) -> Iterator[Callable[[int,
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn(unit, markup=False),
+            TextColumn(label(unit), markup=False),
         )
         with Progress(*columns, console=console) as bars:
-            bar = bars.add_task(title, total=None)
+            bar = bars.add_task(told(title), total=None)
             yield lambda done, total: bars.update(bar, completed=done, total=total)
     else:
         last = time.monotonic()
@@ -78,7 +79,9 @@ def counting(session: Session, title: str, unit: str) -> Iterator[Callable[[int,
             nonlocal last
             if time.monotonic() - last >= PLAIN_EVERY:
                 last = time.monotonic()
-                session.note(f"{title}: {done} of {total} {unit}")
+                session.note(
+                    f"{told(title)}: {fill('{done} of {total}', done=str(done), total=str(total))} {label(unit)}"
+                )
 
         yield tell
 
@@ -102,6 +105,5 @@ class _Lines:
             rate = self._rate.observe(self._done)
             speed = f", {show_size(rate)}/s" if rate else ""
             percent = share(self._done, self._total) if self._total else 100
-            self._session.note(
-                f"{self._title}: {show_size(self._done)} of {show_size(self._total)} ({percent} %){speed}"
-            )
+            amount = fill("{done} of {total}", done=show_size(self._done), total=show_size(self._total))
+            self._session.note(f"{told(self._title)}: {amount} ({percent} %){speed}")

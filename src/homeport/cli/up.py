@@ -8,6 +8,7 @@ import typer
 
 from homeport.cli.lessons import SET_UP, lesson
 from homeport.cli.session import Session, StateOption, command
+from homeport.cli.speech import told
 
 UP = lesson(
     "Start Homeport on this machine: every role in one process.",
@@ -41,4 +42,4 @@ def register(app: typer.Typer) -> None:
         from homeport.cli.client import find_state
         from homeport.servers.up import run
 
-        run(find_state(state), port, database)
+        run(find_state(state), port, database, told=told)

@@ -11,6 +11,7 @@ from homeport.cli.api import ENDED, Job, Task
 from homeport.cli.errors import Interrupted, JobFailed, VaultFailing, VaultNotRunning, VaultRefused
 from homeport.cli.formats import seconds_between, show_size, show_span
 from homeport.cli.progress import BYTES, Rate, share, show_progress
+from homeport.cli.speech import label, told, word
 from homeport.domain.errors import HomeportError
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class _Silence:
 
 
 def _title(task: Task) -> str:
-    return task.get("title") or task.get("name") or "?"
+    return told(task.get("title") or task.get("name") or "?")
 
 
 def _task_seconds(task: Task) -> float | None:
@@ -178,7 +179,8 @@ class _Lines:
     def show(self, job: Job) -> None:
         if not self._named:
             self._named = True
-            self._session.note(f"job {job['id']}: {job.get('kind', '')} {job.get('item_name') or ''}".rstrip())
+            kind = word(str(job.get("kind", "")), "operation")
+            self._session.note(f"{label('Job')} {job['id']}: {kind} {job.get('item_name') or ''}".rstrip())
         for index, task in enumerate(job.get("tasks", [])):
             self._task(f"{index}:{task.get('name', '')}", task)
 
@@ -196,7 +198,8 @@ class _Lines:
                 self._session.note(f"  {_title(task)} ...")
             elif state in ENDED:
                 took = _task_seconds(task)
-                self._session.note(f"  {_title(task)}: {state}" + (f" ({show_span(took)})" if took is not None else ""))
+                ended = f"  {_title(task)}: {word(state, 'job')}"
+                self._session.note(ended + (f" ({show_span(took)})" if took is not None else ""))
         elif state == RUNNING and progress and now - self._last[key] >= PLAIN_EVERY:
             self._last[key] = now
             speed = f", {show_size(rate)}/s" if rate else ""
@@ -252,7 +255,7 @@ class _Bars:
                 self._bars.update(bar, total=1, completed=1, amount=show_progress(progress))
             else:
                 self._bars.stop_task(bar)
-                self._bars.update(bar, amount=task["state"])
+                self._bars.update(bar, amount=word(task["state"], "job"))
             return
         amount = show_progress(progress)
         if progress.get("unit") in BYTES and done is not None:
@@ -264,4 +267,4 @@ class _Bars:
             self._bars.update(bar, amount=amount)
 
     def away(self, error: HomeportError) -> None:
-        self._bars.console.print(f"{error.cause}; waiting for it", markup=False)
+        self._bars.console.print(told(f"{error.cause}; waiting for it"), markup=False)

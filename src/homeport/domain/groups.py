@@ -114,10 +114,15 @@ def round_of(point: PointInfo, group: str) -> str | None:
 # ── membership ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def require_joinable(group: str, joining: Member, members: Sequence[Member], limits: Limits) -> None:
-    """Raises :class:`GroupNameInvalid`, :class:`GroupFull`, :class:`GroupNotJoinable`."""
+def require_name(group: str, limits: Limits) -> None:
+    """Raises :class:`GroupNameInvalid`."""
     if not limits.name_fits(group):
         raise GroupNameInvalid(f"The name {group!r} of a group is not valid: {limits.name_rule}.")
+
+
+def require_joinable(group: str, joining: Member, members: Sequence[Member], limits: Limits) -> None:
+    """Raises :class:`GroupNameInvalid`, :class:`GroupFull`, :class:`GroupNotJoinable`."""
+    require_name(group, limits)
     if not members:
         return
     if len(members) >= limits.group_members:

@@ -47,12 +47,14 @@ class JoinPassphrase:
         self._path = state / FILE
         self._lock = threading.Lock()
         self._stamp: tuple[int, int] | None = None
-        self._kept: tuple[str, bytes, bytes] | None = None
+        self._kept: tuple[str, bytes] | None = None
+        self._key: bytes | None = None
 
     @property
     def text(self) -> str:
         """To be shown; made where there is none yet."""
-        return self._open()[0]
+        with self._lock:
+            return self._open()[0]
 
     def rotate(self) -> str:
         """Another one; the old one admits nobody any more. Servers that have joined stay."""
@@ -63,18 +65,20 @@ class JoinPassphrase:
     def key(self) -> tuple[bytes, bytes]:
         """Its salt, and what proofs are made with."""
         with self._lock:
-            _, salt, key = self._open()
-            return salt, key
+            text, salt = self._open()
+            if self._key is None:
+                self._key = derive(text, salt)
+            return salt, self._key
 
-    def _open(self) -> tuple[str, bytes, bytes]:
+    def _open(self) -> tuple[str, bytes]:
         if not self._path.exists():
             self._write()
         found = self._path.stat()
         stamp = (found.st_ino, found.st_mtime_ns)
         if self._kept is None or stamp != self._stamp:
             data = json.loads(self._path.read_text())
-            salt = bytes.fromhex(data["salt"])
-            self._kept, self._stamp = (str(data["passphrase"]), salt, derive(data["passphrase"], salt)), stamp
+            self._kept, self._stamp = (str(data["passphrase"]), bytes.fromhex(data["salt"])), stamp
+            self._key = None
         return self._kept
 
     def _write(self) -> str:

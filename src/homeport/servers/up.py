@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,10 @@ class AlreadyUp(HomeportError):
     remedy = "Use it, or stop it first; another state folder is another vault."
 
 
-def run(state: Path, port: int | None = None, database: str | None = None) -> None:
+def run(state: Path, port: int | None = None, database: str | None = None, *, told: Callable[[str], str] = str) -> None:
     """Serve until SIGTERM or SIGINT. Machines and point servers go on when it ends. ``database``: address of a
-    PostgreSQL database; without, SQLite in the state folder. Raises AlreadyUp, and what opening the vault raises."""
+    PostgreSQL database; without, SQLite in the state folder. ``told``: puts what is printed into the reader's
+    language. Raises AlreadyUp, and what opening the vault raises."""
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     if _locked(state / "lock") is None:
         raise AlreadyUp(f"a vault is already up in {state}")
@@ -65,7 +67,7 @@ def run(state: Path, port: int | None = None, database: str | None = None) -> No
     stop = threading.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda *_: stop.set())
-    _greet(vault, url, state)
+    _greet(vault, url, state, told)
     while not stop.wait(0.2):
         if not thread.is_alive():
             raise HomeportError("the REST API has ended", code="up.api-ended", remedy=f"See {state / 'homeport.log'}.")
@@ -195,14 +197,16 @@ def _listen(state: Path, port: int | None) -> socket.socket:
     )
 
 
-def _greet(vault: Vault, url: str, state: Path) -> None:
+def _greet(vault: Vault, url: str, state: Path, told: Callable[[str], str]) -> None:
     console = Console(file=sys.stdout, soft_wrap=True)
-    console.print(f"Homeport is up: {url} (state in {state})")
+    console.print(told(f"Homeport is up: {url} (state in {state})"))
     passphrase = vault.first_passphrase
     if passphrase:
         console.print(
-            "\nThis vault's recovery passphrase, shown this once:\n\n"
-            f"    [bold]{passphrase}[/bold]\n\n"
-            "With a site's recovery store it brings everything back, without this vault. Write it down, keep it\n"
-            "apart from both sites, then confirm: homeport vault passphrase --confirm\n"
+            told(
+                "\nThis vault's recovery passphrase, shown this once:\n\n"
+                f"    [bold]{passphrase}[/bold]\n\n"
+                "With a site's recovery store it brings everything back, without this vault. Write it down, keep it\n"
+                "apart from both sites, then confirm: homeport vault passphrase --confirm\n"
+            )
         )

@@ -7,6 +7,7 @@ job without a workflow; any instance of the vault begins it later, and only once
 from __future__ import annotations
 
 import threading
+import time
 from datetime import timedelta
 
 import structlog
@@ -81,12 +82,14 @@ class Dispatcher:
         self._thread.join(30)
 
     def _run(self) -> None:
-        seen = -1
+        seen, looked = -1, float("-inf")
         while True:
             try:
                 seen = self._core.signal.wait(seen, EVERY)
                 dispatch(self._core)
-                self._take_up_abandoned()
+                if time.monotonic() - looked > EVERY:  # what was abandoned was so for longer than that
+                    self._take_up_abandoned()
+                    looked = time.monotonic()
             except Stopping:
                 return
             except Exception:

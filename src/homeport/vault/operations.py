@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from homeport.domain.choice import PointKind, choose_point
 from homeport.domain.errors import HomeportError
-from homeport.domain.groups import Member, require_joinable, require_together
+from homeport.domain.groups import Member, require_joinable, require_name, require_together
 from homeport.domain.limits import LIMITS
 from homeport.domain.machines import Machine
 from homeport.domain.operations import CANCELLABLE, Operation, OperationRunning, require_allowed
@@ -140,8 +140,9 @@ def _refuse_outsider(session: Session, group: str | None, machine: Machine, home
     """Raises what groups.require_joinable does."""
     if group is None:
         return
-    there = [groups.as_member(item) for item in groups.members(session, group)]
     limits = LIMITS[policies.profile(session)]
+    require_name(group, limits)
+    there = [groups.as_member(item) for item in groups.members(session, group)]
     require_joinable(group, Member(machine.name, home, away, policy), there, limits)
 
 

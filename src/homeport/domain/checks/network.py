@@ -69,4 +69,5 @@ def ports_free(facts: Facts) -> Found | Unknown | None:
 
 def _local(pair: str) -> str:
     """The local end of "8080:80" or "127.0.0.1:8080:80": the port; two loopback addresses seldom mean two hosts."""
-    return pair.rsplit(":", 2)[-2]
+    _, local, _ = ("", "", *pair.rsplit(":", 2))[-3:]
+    return local

@@ -23,6 +23,7 @@ from homeport.vault.api import (
 from homeport.vault.api.auth import Callers
 from homeport.vault.api.etags import EntityTags
 from homeport.vault.api.idempotency import IdempotencyKeys
+from homeport.vault.api.language import Languages
 from homeport.vault.core import Core
 
 
@@ -57,4 +58,5 @@ def create_api(core: Core) -> FastAPI:
     api.add_middleware(EntityTags)
     api.add_middleware(IdempotencyKeys, core=core)
     api.add_middleware(Callers, core=core)
+    api.add_middleware(Languages)
     return api

@@ -38,7 +38,7 @@ class TooLarge(HomeportError):
 
 
 class Callers:
-    """Outermost: nothing of a request is looked at before it is known who sends it."""
+    """Nothing of a request is looked at before it is known who sends it, but for the language to answer in."""
 
     def __init__(self, app: ASGIApp, core: Core) -> None:
         self.app = app

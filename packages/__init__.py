@@ -1,0 +1,1 @@
+"""What Homeport is installed from: a wheel, and a Debian package that brings its libraries along."""
