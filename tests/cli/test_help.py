@@ -21,7 +21,7 @@ EXPECTED = {
     *("site add", "site list", "site show", "site set", "site remove"),
     *("vault key new", "vault authority", "vault trust"),
     *("configuration-server join", "configuration-server passphrase", "process-server join", "master-target join"),
-    *("server list", "server revoke", "server remove"),
+    *("server list", "server show", "server revoke", "server remove"),
     *("machine list", "machine start"),
     *("policy create", "policy list", "policy show", "policy set", "policy remove", "policy profile"),
     *("item list", "item show", "item set", "item restore", "item purge", "item untag"),

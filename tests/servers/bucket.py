@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -16,13 +17,17 @@ KEYS = MachineKey("11111111-2222-3333-4444-555555555555", "aaaaaaaa-bbbb-cccc-dd
 
 
 class FolderObjects:
-    """``down``: it can't be reached. ``sent``: bytes put."""
+    """``down``: it can't be reached. ``sent``: bytes put; ``again``: of these, what was there already.
+    ``answers``: while it isn't set, a put takes for ever."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.down = False
         self.sent = 0
+        self.again = 0
+        self.answers = threading.Event()
+        self.answers.set()
 
     def _path(self, key: str) -> Path:
         if self.down:
@@ -30,6 +35,7 @@ class FolderObjects:
         return self.folder / quote(key, safe="")
 
     def put(self, key: str, data: bytes | memoryview, *, if_absent: bool = True) -> None:
+        self.answers.wait()
         path = self._path(key)
         draft = self.folder / f".{secrets.token_hex(8)}"
         draft.write_bytes(data)
@@ -40,6 +46,7 @@ class FolderObjects:
         try:
             os.link(draft, path)
         except FileExistsError:
+            self.again += len(data)
             raise AlreadyExists(key) from None
         finally:
             draft.unlink()

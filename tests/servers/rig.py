@@ -12,6 +12,7 @@ from storage_daemon import StorageDaemon
 
 from homeport.domain.points import Consistency, PointId
 from homeport.domain.units import BLOCK
+from homeport.servers.cache_room import CacheRoom
 from homeport.servers.cycle import Cycle, Taken
 from homeport.servers.digest_file import DigestFile, known
 from homeport.servers.replication_spec import ReplicationSpec, StoreAddress
@@ -49,6 +50,7 @@ class Rig:
         self.own = FolderObjects(folder / "own")
         self.seen: dict[PointId, Content] = {}
         self.chance = random.Random(11)
+        self.room: CacheRoom | None = None
         self.begin(timeline or secrets.token_hex(8))
 
     def begin(self, timeline: str, **base: PointId | None) -> None:
@@ -77,6 +79,7 @@ class Rig:
         return Cycle(
             self.spec, self.source(), self.store, MachineStore(self.own, KEYS), self.cache, "test",
             lambda phase, done, total: None, lambda: {"name": "vm"},
+            self.room,
         )  # fmt: skip
 
     # ── the machine ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,15 +16,18 @@ from storage_daemon import StorageDaemon
 from homeport.domain.errors import HomeportError
 from homeport.domain.extents import Extents
 from homeport.domain.points import Consistency, PointId
+from homeport.domain.process_servers import Room
 from homeport.domain.units import BLOCK, KiB
 from homeport.servers import cycle as cycles
 from homeport.servers import replication as replications
+from homeport.servers.cache_room import CacheRoom
 from homeport.servers.crossing import Crossing
-from homeport.servers.cycle import SPOOL_LIMIT, Cycle
+from homeport.servers.cycle import Cycle
 from homeport.servers.digest_file import UNKNOWN, DigestFile
 from homeport.servers.object_gateway import ObjectGateway
 from homeport.servers.replication import Replication
 from homeport.servers.replication_spec import StoreAddress
+from homeport.servers.shipping import Shipping
 from homeport.store import MachineStore, block_digests
 from homeport.store.errors import Fenced, StoreUnavailable
 from tests.servers.bucket import KEYS
@@ -64,27 +67,36 @@ def go_on(rig: Rig, cycle: Cycle) -> dict[str, str]:
 # ── the store can't be reached ──────────────────────────────────────────────────────────────────────────────────────
 
 
+WAITING = 5
+
+
 def test_points_wait_in_the_cache_for_the_store_and_are_shipped_in_order(rig: Rig) -> None:
     cycle = started(rig)
     rig.objects.down = True
-    for count in range(SPOOL_LIMIT):
+    for count in range(WAITING):
         rig.write(2)
         rig.take(cycle)
         with pytest.raises(StoreUnavailable):
             cycle.ship()
         assert cycle.backlog == count + 1
-    rig.write(2)
-    with pytest.raises(StoreUnavailable):
-        cycle.take_point()
     cycle.close()
     rig.objects.down = False
     cycle = rig.cycle()  # a restart finds them all
-    assert cycle.backlog == SPOOL_LIMIT
+    assert cycle.backlog == WAITING
     published = cycle.ship()
-    assert [info.id.number for info in published] == list(range(2, SPOOL_LIMIT + 2))
+    assert [info.id.number for info in published] == list(range(2, WAITING + 2))
     rig.check()
     assert go_on(rig, cycle) == TRACKED
     cycle.close()
+
+
+class Measured(CacheRoom):
+    """``seen``: what a look finds."""
+
+    seen = Room(100, 100)
+
+    def look(self) -> Room:
+        return self.seen
 
 
 class Machine:
@@ -106,7 +118,6 @@ class Machine:
 
 @pytest.fixture
 def loop(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Replication]]:
-    monkeypatch.setattr(cycles, "SPOOL_LIMIT", 2)
     monkeypatch.setattr(replications, "RETRY_AFTER", 0.05)
     gateway = ObjectGateway(rig.objects, "token")
     gateway.start()
@@ -117,7 +128,16 @@ def loop(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Rep
             **{**rig.spec.__dict__, "store": StoreAddress("b", gateway.url, "token"), "interval": 0.05}
         )
         made.append(
-            Replication(spec, Machine(rig), rig.own, rig.cache, "test", lambda report: None, Crossing())  # type: ignore[arg-type]
+            Replication(
+                spec,
+                Machine(rig),
+                rig.own,
+                rig.cache,
+                "test",
+                lambda report: None,
+                Crossing(),  # type: ignore[arg-type]
+                shipping=Shipping(rig.room or CacheRoom(rig.cache)),
+            )
         )
         made[-1].start()
         return made[-1]
@@ -139,6 +159,7 @@ def until(condition: Callable[[], Any]) -> None:
 def test_replication_goes_on_by_itself_after_the_cache_was_full(
     rig: Rig, loop: Callable[[], Replication], monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
+    rig.room = Measured(rig.cache)
     if lost == "while it is seen to":
         maintain = MachineStore.maintain
 
@@ -152,12 +173,43 @@ def test_replication_goes_on_by_itself_after_the_cache_was_full(
     until(lambda: rig.store.points(rig.spec.timeline) if lost == "after a point" else rig.objects.down)
     rig.objects.down = True
     spool = rig.cache / "spool" / rig.spec.timeline
-    until(lambda: len(list(spool.glob("*/complete"))) == 2 and replication._error)
+    until(lambda: len(list(spool.glob("*/complete"))) >= 2)
+    rig.room.seen = Room(19, 100)  # type: ignore[union-attr]
+    until(lambda: replication._error and replication._error.code == "process-server.cache-full")
+    assert "0.00 GiB free (19%)" in replication._error.cause  # type: ignore[union-attr]
+    time.sleep(0.1)
+    waiting = len(list(spool.glob("*/complete")))
     before = time.monotonic()
     until(lambda: time.monotonic() - before > 0.3)  # several rounds with a full cache
+    assert len(list(spool.glob("*/complete"))) == waiting
     rig.objects.down = False
+    until(lambda: not list(spool.glob("*/complete")))  # what waits is shipped all the same
+    head = rig.store.head(rig.spec.timeline)
+    time.sleep(0.2)
+    assert rig.store.head(rig.spec.timeline) == head
+    rig.room.seen = Room(20, 100)  # type: ignore[union-attr]
+    until(lambda: rig.store.head(rig.spec.timeline) != head)  # by itself
     newest = replication.take_point(Consistency.CRASH, ("asked",), 30).point
     assert [info.id for info in rig.store.points(rig.spec.timeline)][-1].number >= newest.number > 3
+
+
+def test_points_go_on_while_a_store_neither_answers_nor_refuses(rig: Rig, loop: Callable[[], Replication]) -> None:
+    replication = loop()
+    until(lambda: rig.store.points(rig.spec.timeline))
+    rig.objects.answers.clear()
+    spool = rig.cache / "spool" / rig.spec.timeline
+    until(lambda: len(list(spool.glob("*/complete"))) >= 8)
+    assert replication.head is not None
+    published = rig.store.head(rig.spec.timeline)
+    assert published is not None
+    assert replication.head.number >= published.number + 7
+    rig.objects.answers.set()
+    taken = replication.take_point(Consistency.CRASH, ("asked",), 30).point
+    head = rig.store.head(rig.spec.timeline)
+    assert head is not None
+    assert head >= taken, "whoever asks for a point is answered when it is in the store"
+    assert set(replication.statistics()) == {"churn", "shipped", "pending"}
+    assert replication.statistics()["shipped"]["5min"] > 0
 
 
 def test_whoever_waits_for_a_point_of_a_loop_that_stops_is_told(rig: Rig, loop: Callable[[], Replication]) -> None:

@@ -135,7 +135,7 @@ class Pair:
         rig = self.rigs[number]
         loop = Replication(
             self.spec(number), Machine(rig, hold), rig.own, rig.cache, "test", lambda report: None, Crossing(),
-            self.barrier,
+            barrier=self.barrier,
         )  # fmt: skip
         self.loops.append(loop)
         loop.start()

@@ -207,6 +207,9 @@ class VaultClient:
     def servers(self) -> dict[str, Any]:
         return self._get("/v1/servers")
 
+    def server(self, name: str) -> dict[str, Any]:
+        return self._get(f"/v1/servers/{_part(name)}")
+
     def revoke_server(self, name: str, serial: str | None) -> dict[str, Any]:
         return dict(self._post(f"/v1/servers/{_part(name)}/revoke", {"serial": serial})["server"])
 

@@ -95,7 +95,7 @@ def _with_config(session: Session, role: Role, path: Path, check: bool) -> None:
         from homeport.servers.serve.process import run
         from homeport.servers.serve.roles import make_server
 
-        run(config, make_server(config))
+        run(config, make_server(config), lambda: read_config(role, path))
         return
     from homeport.servers.serve.check import check as try_all
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homeport.cli.formats import show_instant
+from homeport.cli.formats import show_instant, show_size
 from homeport.cli.lessons import SET_UP, lesson
 from homeport.cli.session import Session, YesOption, command, group
-from homeport.cli.tables import coloured, table
+from homeport.cli.tables import coloured, details, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +21,15 @@ LIST = lesson(
     first, then configuration servers, then process servers and master targets.""",
     "homeport server list",
     then="homeport server revoke NAME, where one is not to be trusted any more",
+)
+SHOW = lesson(
+    "Show one server; of a process server its health, its cache, and what each item's disks change.",
+    """A process server is as well as the worst of: heartbeat, free cache, how long the oldest point has waited to be
+    shipped, processors and memory over 15 minutes. Below 20 % of free cache no points are begun; changes stay tracked
+    at their machines. Where it isn't healthy, items are named that another process server would better have. Servers
+    that run in the vault's own process are shown under their site's name.""",
+    "homeport server show ps-1",
+    then="homeport process-server switch ITEM --to NAME, where items should move",
 )
 REVOKE = lesson(
     "Revoke a server's certificates: nobody takes its word any more, from its next request on.",
@@ -52,6 +61,11 @@ def register(app: typer.Typer) -> None:
         answer = session.vault.servers()
         session.answer(answer, lambda console: show(console, answer))
 
+    @command(server, "show", SHOW)
+    def show_server(session: Session, name: NameArgument) -> None:
+        answer = session.vault.server(name)
+        session.answer(answer, lambda console: show_one(console, name, answer))
+
     @command(server, "revoke", REVOKE)
     def revoke(
         session: Session,
@@ -81,6 +95,44 @@ def register(app: typer.Typer) -> None:
         removed = session.vault.remove_server(name, force=force)
         names = ", ".join(each["name"] for each in removed)
         session.answer({"removed": removed}, lambda console: console.print(f"Removed: {names}.", markup=False))
+
+
+def show_one(console: Console, name: str, answer: dict[str, Any]) -> None:
+    rows, known, vitals = details(), answer["server"], answer["process_server"]
+    rows.add_row("Server", name)
+    if known is not None:
+        rows.add_row("Role", f"{known['role']} of {known['site'] or 'the vault'}")
+        rows.add_row("State", coloured(known["state"], _COLOURS.get(known["state"], "")))
+        rows.add_row("Last contact", show_instant(known["last_contact"]))
+        rows.add_row("Version", known["version"] or "-")
+    if vitals is not None:
+        told = vitals["told"]
+        colour = {"healthy": "green", "warning": "yellow"}.get(vitals["health"], "red")
+        rows.add_row("Health", coloured(vitals["health"], colour))
+        for reason in vitals["reasons"]:
+            rows.add_row("", reason)
+        for label, key in (("Processors", "cpu"), ("Memory", "memory")):
+            if told.get(key) is not None:
+                rows.add_row(label, f"{told[key]:.0%} over 15 min")
+        if told.get("cache"):
+            rows.add_row("Cache", f"{show_size(told['cache']['free'])} of {show_size(told['cache']['total'])} free")
+        rows.add_row("Rate", f"{told.get('rate', '-')}, {told.get('threads', '-')} uploads at once for a machine")
+        for item, statistics in sorted(vitals["items"].items()):
+            shipped = show_size(statistics["shipped"]["5min"])
+            rows.add_row(item, f"ships {shipped}/s" + _waits(statistics["pending"]))
+            for disk, churn in statistics["churn"].items():
+                rows.add_row(
+                    "", f"{disk} changes {show_size(churn['5min'])}/s (5 min), {show_size(churn['60min'])}/s (1 h)"
+                )
+    console.print(rows)
+    for move in vitals["moves"] if vitals is not None else ():
+        console.print(
+            f"Better at {move['to']}: homeport process-server switch {move['item']} --to {move['to']}", markup=False
+        )
+
+
+def _waits(pending: float | None) -> str:
+    return "" if pending is None else f"; the oldest point has waited {pending:.0f} s"
 
 
 def show(console: Console, answer: dict[str, Any]) -> None:

@@ -165,6 +165,7 @@ def show_one(console: Console, site: Site) -> None:
         rows.add_row("Connected", coloured(f"no, last seen {show_instant(site.get('last_seen'))}", "yellow"))
     facts = dict(site.get("facts") or {})
     servers, drives = facts.pop("servers", []), facts.pop("retention_drives", [])
+    facts.pop("process_server", None)  # `server show` has it
     for server in servers:
         told = f"{server['role']}, {server['state']}, last contact {show_instant(server['last_contact'])}"
         rows.add_row(

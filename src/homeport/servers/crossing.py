@@ -10,6 +10,8 @@ import struct
 import threading
 from typing import Any
 
+from homeport.servers.throttle import Throttle
+
 
 class Crossing:
     """A running count. ``sent``: bytes out of this site, ``received``: bytes into it."""
@@ -48,15 +50,35 @@ class _CountedSocket(socket.socket):
 
 
 class CountedConnection(http.client.HTTPConnection):
-    """An HTTP connection whose bytes are counted. ``context``: over TLS, with what that adds."""
+    """An HTTP connection whose bytes are counted, and leave no faster than ``throttle`` lets them. ``context``: over
+    TLS, with what that adds."""
 
     def __init__(
-        self, host: str, port: int, timeout: float, crossing: Crossing, context: ssl.SSLContext | None = None
+        self,
+        host: str,
+        port: int,
+        timeout: float,
+        crossing: Crossing,
+        context: ssl.SSLContext | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
         super().__init__(host, port, timeout=timeout, blocksize=256 * 1024)
         self._crossing = crossing
         self._context = context
+        self._throttle = throttle
         self._counted = (0, 0)
+
+    def send(self, data: Any) -> None:
+        """What http.client sends, the parts of a file too, goes through here."""
+        if self._throttle is None or not isinstance(data, (bytes, bytearray, memoryview)):
+            super().send(data)
+            return
+        left = memoryview(data).cast("B")
+        while left:
+            piece = self._throttle.piece()
+            self._throttle.take(len(left[:piece]))
+            super().send(left[:piece])
+            left = left[piece:]
 
     def connect(self) -> None:
         super().connect()

@@ -8,6 +8,7 @@ Truth is the store's head and the tracker's base. The digest files and the spool
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ import structlog
 from homeport.domain.extents import Extents
 from homeport.domain.points import Consistency, PointId, PointInfo
 from homeport.domain.units import BLOCK, MiB
+from homeport.servers.cache_room import CacheFull, CacheRoom
 from homeport.servers.difference import Base, Difference, FileBase, PointBase, differing_regions, mismatches
 from homeport.servers.digest_file import UNKNOWN, DigestFile, Digests, known
 from homeport.servers.group_barrier import Attendance
@@ -32,6 +34,7 @@ from homeport.store.errors import Corrupt, PointNotFound, StoreUnavailable
 from homeport.store.reader import PointReader
 from homeport.store.spool import SpooledPoint, spooled_points
 from homeport.store.timeline import MachineStore
+from homeport.store.writer import UPLOADS
 
 log = structlog.get_logger(__name__)
 
@@ -43,8 +46,6 @@ PARTS = "parts"
 tracker has known of every change since each part was copied."""
 
 SAMPLED_BLOCKS = 64
-SPOOL_LIMIT = 16
-"""Points that may wait in the cache for an unreachable store."""
 
 Look = Callable[[str, int, int], None]
 """Told (phase, bytes done, bytes in all); raises to stop."""
@@ -62,6 +63,8 @@ class Taken:
     found_by: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     group: str | None = None
+    changed: dict[str, int] = field(default_factory=dict)
+    """Bytes of each disk that the point carries, in whole blocks."""
 
 
 class Cycle:
@@ -77,7 +80,11 @@ class Cycle:
         owner: str,
         look: Look,
         machine: Callable[[], dict[str, Any]],
+        room: CacheRoom | None = None,
+        threads: int = UPLOADS,
     ) -> None:
+        """``room``: in the cache (None: all of its volume's). ``threads``: that ship at once."""
+        self._room = room or CacheRoom(cache)
         self._spec = spec
         self._source = source
         self._store = store
@@ -88,10 +95,10 @@ class Cycle:
         self._spool = cache / "spool" / spec.timeline
         self._digest_folder = cache / "digests" / spec.timeline
         self._files: dict[str, DigestFile] = {}
-        self._writer = store.writer(spec.timeline, owner)
+        self._writer = store.writer(spec.timeline, owner, threads)
         self._resync = False
         self._incarnation: str | None = None
-        self._pending = spooled_points(self._spool)
+        self._pending = self._still_ours(spooled_points(self._spool))
         self._head = self._pending[-1].point if self._pending else store.head(spec.timeline)
         source.recover([spooled.point for spooled in self._pending])
 
@@ -105,6 +112,20 @@ class Cycle:
         """Points waiting in the cache for the store."""
         return len(self._pending)
 
+    @property
+    def oldest(self) -> float | None:
+        """When the point that has waited longest was handed (seconds since the epoch); None: none waits."""
+        return self._pending[0].handed if self._pending else None
+
+    @property
+    def full(self) -> CacheFull | None:
+        """Why no point may be begun now."""
+        try:
+            self._room.require(self.backlog)
+        except CacheFull as error:
+            return error
+        return None
+
     def resync(self) -> None:
         """The next point compares everything by digests."""
         self._resync = True
@@ -115,19 +136,62 @@ class Cycle:
         self._files.clear()
         self._source.close()
 
+    def _still_ours(self, spooled: list[SpooledPoint]) -> list[SpooledPoint]:
+        """What waits in the cache, unless another process server has the timeline's points of these numbers: then it
+        replicated since, from what is in the store, and all that this one has is void."""
+        head = self._store.head(self._spec.timeline) if spooled else None
+        if head is None or head.timeline != self._spec.timeline:
+            return spooled
+        for one in spooled:
+            if one.point.number > head.number:
+                break
+            try:
+                same = self._store.record_sha256(one.point) == one.record_sha256
+            except PointNotFound:  # published and thinned away since
+                same = False
+            if not same:
+                log.warning(
+                    "another process server replicated meanwhile: what waits here is dropped",
+                    item=self._spec.item, points=len(spooled), from_point=str(one.point),
+                )  # fmt: skip
+                shutil.rmtree(self._digest_folder, ignore_errors=True)  # they may name a point as the other's is named
+                for each in spooled:
+                    each.remove()
+                return []
+        return spooled
+
     # ── shipping ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def ship(self) -> list[PointInfo]:
         """Publish what waits in the cache, in order. Raises StoreUnavailable (the rest goes on waiting), Fenced."""
         published = []
         while self._pending:
-            spooled = self._pending[0]
-            info = self._writer.publish(spooled)
-            self._source.commit(spooled.point)
-            spooled.remove()
-            self._pending.pop(0)
-            published.append(info)
+            published.append(self.publish(self._pending[0]))
+            self.published(self._pending[0])
         return published
+
+    @property
+    def waiting(self) -> list[SpooledPoint]:
+        """What waits in the cache, the oldest first."""
+        return list(self._pending)
+
+    def publish(self, spooled: SpooledPoint) -> PointInfo:
+        """Bring what waits longest into the store: the one call that another thread may make, one at a time, while
+        points are taken; ``published`` must follow in the cycle's own. Raises StoreUnavailable, Fenced."""
+        return self._writer.publish(spooled)
+
+    def published(self, spooled: SpooledPoint) -> None:
+        """It is in the store: its source may forget, and so may the cache."""
+        assert spooled is self._pending[0]
+        self._source.commit(spooled.point)
+        spooled.remove()
+        self._pending.pop(0)
+
+    @property
+    def needs_store(self) -> bool:
+        """Whether the next point is compared with what the store has: all that waits should be there, then."""
+        head = self._head
+        return head is not None and (self._resync or self._incarnation is None or not self._digests_valid_for(head))
 
     # ── the first copy ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -185,6 +249,7 @@ class Cycle:
         progress: Callable[[int], None],
         label: str,
     ) -> None:
+        self._room.require()
         folder = self._cache / "part"
         shutil.rmtree(folder, ignore_errors=True)
         builder = self._writer.builder(0, folder, None)
@@ -212,14 +277,14 @@ class Cycle:
         consistency: Consistency = Consistency.CRASH,
         tags: tuple[str, ...] = (),
         attendance: Attendance | None = None,
+        *,
+        last: bool = False,
     ) -> Taken:
         """Take a point and hand it to the cache. ``attendance``: at the round of the machine's group, whose instant the
-        point shall be of. Raises SourceError; the changes are put back then."""
-        if len(self._pending) >= SPOOL_LIMIT:
-            raise StoreUnavailable(
-                f"{len(self._pending)} points wait in the cache for the recovery store",
-                remedy="Changes stay tracked at the machine. Points go on once the store takes them again.",
-            )
+        point shall be of. ``last``: it is taken as long as anything fits into the cache. Raises SourceError, CacheFull;
+        the changes are put back then."""
+        if not last:
+            self._room.require(self.backlog)
         head = self._head
         number = head.number + 1 if head and head.timeline == self._spec.timeline else 1
         point = PointId(self._spec.timeline, number)
@@ -234,19 +299,21 @@ class Cycle:
             view = replace(view, notes=(*view.notes, f"not of one instant with its group: {attendance.trouble}"))
         try:
             spooled, found_by, complete = self._build(view, head, base, reader, tags, group)
-        except BaseException:
+        except BaseException as error:
             self._source.abort(point)
+            if _no_space(error):
+                raise CacheFull(f"the process server's cache is full: {error}") from error
             raise
         self._source.handed(point)
         self._head = point
         self._incarnation = view.incarnation
         self._pending.append(spooled)
-        self._remember(view, spooled, complete)
+        changed = self._remember(view, spooled, complete)
         self._resync = False
         notes = list(view.notes)
         return Taken(
             point, view.instant.isoformat(), view.consistency, spooled.logical_bytes, spooled.stored_bytes,
-            found_by, notes, group,
+            found_by, notes, group, changed,
         )  # fmt: skip
 
     def _tracker_base(self, head: PointId | None) -> PointId:
@@ -438,7 +505,8 @@ class Cycle:
             group=group,
         )
 
-    def _remember(self, view: PointView, spooled: SpooledPoint, complete: dict[str, Digests]) -> None:
+    def _remember(self, view: PointView, spooled: SpooledPoint, complete: dict[str, Digests]) -> dict[str, int]:
+        """The digest files say what the point holds; bytes that it carries of each disk."""
         changes = spooled.changed_digests()
         for disk in view.disks:
             file = self._file(disk)
@@ -449,6 +517,7 @@ class Cycle:
                 numbers, digests = changes[disk.id]
                 file.digests[numbers] = digests
             file.validate(str(view.point))
+        return {disk.id: len(changes[disk.id][0]) * BLOCK if disk.id in changes else 0 for disk in view.disks}
 
     def _allocated(self, disk: DiskView) -> Extents:
         return disk.allocated().align(BLOCK, disk.size)
@@ -461,6 +530,12 @@ class Cycle:
         if file is None:
             file = self._files[disk.id] = DigestFile(self._digest_folder / disk.id, disk.size)
         return file
+
+
+def _no_space(error: BaseException) -> bool:
+    """While a point is built only the cache is written to."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or (isinstance(error, StoreUnavailable) and error.code == "store.full")
 
 
 def _copied_under(incarnation: str) -> str:

@@ -29,7 +29,8 @@ Digests = NDArray[np.uint8]
 
 
 class DigestFile:
-    """Digests of a disk of ``size`` bytes. ``valid_for`` is None when nothing may be relied on."""
+    """Digests of a disk of ``size`` bytes. ``valid_for`` is None when nothing may be relied on. Raises OSError where
+    there is no room for the file."""
 
     def __init__(self, path: Path, size: int) -> None:
         self.path = path
@@ -38,8 +39,14 @@ class DigestFile:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         length = HEADER + self.blocks * WIDTH
         grown = os.fstat(self._file).st_size != length
-        if grown:
-            os.ftruncate(self._file, length)
+        try:
+            if grown:
+                os.ftruncate(self._file, length)
+            # A hole that can't be filled would be a SIGBUS, when it is written to through the map.
+            os.posix_fallocate(self._file, 0, length)
+        except OSError:
+            os.close(self._file)
+            raise
         self._map = mmap.mmap(self._file, length)
         self.digests: Digests = np.frombuffer(self._map, np.uint8, offset=HEADER).reshape(-1, WIDTH)
         if grown:
@@ -78,11 +85,7 @@ class DigestFile:
     def reset(self, value: int) -> None:
         """All digests set to zero blocks (0) or to 'not known' (:data:`UNKNOWN`); void until validated."""
         self.invalidate()
-        if value == 0:
-            os.ftruncate(self._file, HEADER)
-            os.ftruncate(self._file, HEADER + self.blocks * WIDTH)
-        else:
-            self.digests[:] = value
+        self.digests[:] = value
 
     def update(self, changes: tuple[NDArray[np.int64], Digests], valid_for: str) -> None:
         """Set the digests of the blocks named and make the file valid for ``valid_for``."""

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import structlog
 
 from homeport.domain.errors import HomeportError
+from homeport.domain.process_servers import Grade, judge, vitals_of
 from homeport.servers.durable import write_durably
 from homeport.servers.work.kinds import SWITCH, Duty, Part
 from homeport.servers.work.site_context import Params, Progress, Report, Result
@@ -48,6 +49,11 @@ class NoServer(HomeportError):
 class ServerAway(HomeportError):
     code = "site.server-away"
     remedy = "Start it again, or mend the network to it, then restart the job; `homeport site show SITE` lists servers."
+
+
+class ProcessServerCritical(HomeportError):
+    code = "process-server.critical"
+    remedy = "Give it what it lacks, or name another one: `homeport server show NAME` says how each is."
 
 
 class GroupTogether(HomeportError):
@@ -144,10 +150,12 @@ class Relay:
         found: dict[str, Any] = {}
         for server in servers:  # the first by name wins, as for the gateway
             found |= server.facts
+        found.pop("process_server", None)  # of each, with the servers
         return {**found, "servers": self.servers()}
 
     def servers(self) -> list[dict[str, Any]]:
-        """{"name", "role", "state", "version", "last_contact"} of each; state: joining, connected, away."""
+        """{"name", "role", "state", "version", "last_contact", "process_server"} of each; state: joining, connected,
+        away; the last: what a process server told of itself."""
         with self._lock:
             return [
                 {
@@ -156,6 +164,7 @@ class Relay:
                     "state": server.state,
                     "version": server.version,
                     "last_contact": server.last_contact,
+                    "process_server": server.facts.get("process_server"),
                 }
                 for _, server in sorted(self._servers.items())
             ]
@@ -250,21 +259,27 @@ class Relay:
                 told = time.monotonic()
                 piece.progress(0, 0, f"waits for the {part.duty} {server.name}, which is away")
 
-    def _server_for(self, part: Part, params: Params) -> _Server | None:
+    def _server_for(self, part: Part, params: Params, *, resumes: bool = False) -> _Server | None:
         """An item stays with its process server, be that away or not; a new one goes to the one named, else to that of
-        its group, whose members' points meet there, else to the one that has the fewest."""
+        its group, whose members' points meet there, else to the one that has the fewest. ``resumes``: it
+        is no new one, only nobody knows here whose it was. Raises NoServer, ProcessServerCritical."""
         able = [server for _, server in sorted(self._servers.items()) if server.duty is part.duty]
         if part.duty is not Duty.PROCESS_SERVER or not able:
             return next((server for server in able if server.there), able[0] if able else None)
         item, begins = str(params.get("item")), part.kind == "replicate"
         group = f"{_GROUP}{params['group']}" if params.get("group") else None
         wanted = params.get("process_server") if begins else None
+        if wanted is not None and wanted != self._assigned.get(item):
+            self._refuse_critical([server for server in able if server.name == wanted])
         if wanted is not None and all(server.name != wanted for server in able):
             raise NoServer(f"this site has no process server {wanted!r}")
         name = wanted or self._assigned.get(item) or (self._assigned.get(group) if group else None)
         found = next((server for server in able if server.name == name), None)
         if found is None:
             load = [name for each, name in self._assigned.items() if not each.startswith(_GROUP)]
+            if begins and not resumes:
+                self._refuse_critical(able)
+                able = [server for server in able if self._grade(server)[0] is not Grade.CRITICAL]
             found = min(able, key=lambda server: (not server.there, load.count(server.name), server.name))
         before = dict(self._assigned)
         if begins:
@@ -274,6 +289,18 @@ class Relay:
         if before != self._assigned:
             self._keep("assignments.json", self._assigned)
         return found
+
+    @staticmethod
+    def _grade(server: _Server) -> tuple[Grade, list[str]]:
+        """As it told of itself; whether it is away is another matter."""
+        told = server.facts.get("process_server")
+        return judge(replace(vitals_of(server.name, told or {}), silence=0.0))
+
+    def _refuse_critical(self, servers: list[_Server]) -> None:
+        """A process server that is in a bad way gets no more to do. Raises ProcessServerCritical where all are."""
+        grades = [(server.name, *self._grade(server)) for server in servers]
+        if grades and all(grade is Grade.CRITICAL for _, grade, _ in grades):
+            raise ProcessServerCritical("; ".join(f"{name}: {', '.join(why)}" for name, _, why in grades))
 
     def stop(self) -> None:
         with self._lock:
@@ -314,7 +341,7 @@ class Relay:
             mine = []
             for params in self._replications:
                 part = Part(Duty.PROCESS_SERVER, "replicate")
-                server = self._server_for(part, {"item": params["item"], "group": params.get("group")})
+                server = self._server_for(part, {"item": params["item"], "group": params.get("group")}, resumes=True)
                 if server is not None and server.name == name:
                     mine.append(params)
             return mine

@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from homeport.servers.crossing import CountedConnection, Crossing
 from homeport.servers.object_gateway import OBJECTS
+from homeport.servers.throttle import Throttle
 from homeport.store.errors import AlreadyExists, Locked, NotFound, StoreUnavailable
 from homeport.trust import tls
 
@@ -37,8 +38,10 @@ class RemoteObjects:
         crossing: Crossing | None = None,
         timeout: float = 60.0,
         context: ssl.SSLContext | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
-        """``context``: for https://. Raises ValueError."""
+        """``context``: for https://. ``throttle``: for what is sent. Raises ValueError."""
+        self._throttle = throttle
         parts = urlsplit(url)
         if not parts.hostname or not parts.port or parts.scheme != ("http" if context is None else "https"):
             wanted = "http://HOST:PORT, or https:// with a certificate"
@@ -124,7 +127,9 @@ class RemoteObjects:
         for attempt in range(TRIES):
             connection: CountedConnection | None = getattr(self._local, "connection", None)
             if connection is None:
-                connection = CountedConnection(*self._address, self._timeout, self.crossing, self._context)
+                connection = CountedConnection(
+                    *self._address, self._timeout, self.crossing, self._context, self._throttle
+                )
                 self._local.connection = connection
             try:
                 _send(connection, verb, path, body, headers)

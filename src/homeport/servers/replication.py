@@ -6,6 +6,7 @@ tried again; only a fence ends it for good.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import threading
@@ -21,18 +22,23 @@ import structlog
 
 from homeport.domain import groups
 from homeport.domain.errors import HomeportError
+from homeport.domain.flow import Flow
 from homeport.domain.points import Consistency, PointId, PointInfo
 from homeport.domain.retention import points_to_prune
 from homeport.domain.servers import Role
+from homeport.servers.cache_room import CacheFull
 from homeport.servers.crossing import Crossing
 from homeport.servers.cycle import Cycle, Taken
 from homeport.servers.durable import write_durably
 from homeport.servers.group_barrier import GroupBarrier
 from homeport.servers.remote_objects import RemoteObjects
 from homeport.servers.replication_spec import ReplicationSpec
+from homeport.servers.shipper import Shipper
+from homeport.servers.shipping import Shipping
 from homeport.sources.interface import Source
 from homeport.store.errors import Fenced, StoreUnavailable
 from homeport.store.objects import Objects
+from homeport.store.spool import SpooledPoint
 from homeport.store.timeline import MachineStore
 from homeport.trust.identity import Identity
 
@@ -104,11 +110,17 @@ class Replication:
         *,
         identity: Identity | None = None,
         barrier: GroupBarrier | None = None,
+        shipping: Shipping | None = None,
     ) -> None:
         """``identity``: what is shown to the other site's gateway, where that is reached over TLS; ``barrier``: of the
-        group that the machine is a member of."""
+        group that the machine is a member of; ``shipping``: what all of the process server's items share."""
         self.spec = spec
         self._identity = identity
+        self._shipping = shipping or Shipping.unlimited(cache)
+        self._churn: dict[str, Flow] = {}
+        self._shipped = Flow(time.monotonic())
+        self._oldest: float | None = None
+        self._begun = time.monotonic()
         self._machine = machine
         self._own_objects = own_objects
         self._cache = cache
@@ -116,6 +128,13 @@ class Replication:
         self._report = report
         self._crossing = crossing
         self._barrier = barrier
+        self._short = False
+        """No point was begun, for want of room in the cache."""
+        self._shipper: Shipper | None = None
+        self._awaited: list[tuple[_Request, Taken]] = []
+        """Who waits for a point that is handed to be in the store."""
+        self._trouble: StoreUnavailable | None = None
+        self._sent = crossing.sent
         self._round: dict[str, Any] | None = None
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -228,21 +247,23 @@ class Replication:
         own = MachineStore(self._own_objects, self.spec.keys)
         cycle = Cycle(
             self.spec, self._machine.source(), store, own, self._cache, self._owner, self._look,
-            self._machine.describe,
+            self._machine.describe, self._shipping.room, self._shipping.threads,
         )  # fmt: skip
         try:
             self._head = cycle.head
             self._points = store.points(self.spec.timeline)
             self._rpo_from = self._points[-1].time if self._points else None
-            self._ship(cycle, store)
+            self._ship(cycle)
             if cycle.head is None:
                 self._say("seeding", force=True)
                 cycle.first_copy()
+            self._shipper = Shipper(f"ship-{self.spec.vm}", lambda: RETRY_AFTER, self._wake.set)
             next_prune = 0.0
             since: float | None = None
             while True:
                 if self._stop.is_set():
                     raise _Stop
+                self._settle(cycle)
                 if self._final is not None:
                     self._finish(cycle, store)
                     raise _Stop
@@ -261,27 +282,34 @@ class Replication:
                         if resync:
                             self._resync.set()  # still to be done
                         raise
-                    if time.monotonic() >= next_prune:
-                        try:
-                            self._prune(store)
-                        except StoreUnavailable as error:
-                            self._failed("error", error)  # points go on into the cache all the same
+                    if self._points and time.monotonic() >= next_prune:
+                        self._prune(store)
                         next_prune = time.monotonic() + PRUNE_EVERY
                     since = began if self._barrier is None else time.monotonic()
                     continue
                 due_at = self._due_at(since)
                 if self._barrier is not None:
                     self._barrier.free(self.spec.item, due_at)
-                self._wake.wait(max(0.0, due_at - time.monotonic()))
+                pause = max(0.0, due_at - time.monotonic())
+                self._wake.wait(min(pause, RETRY_AFTER) if self._short else pause)
                 self._wake.clear()
+                if self._short and cycle.full is None:
+                    since = None  # no point was begun for want of room
         finally:
+            if self._shipper is not None:
+                self._shipper.stop()
+                with contextlib.suppress(HomeportError):
+                    self._settle(cycle)
+                self._shipper = None
             cycle.close()
 
     def _gateway(self) -> RemoteObjects:
         address, identity = self.spec.store, self._identity
         context = None if identity is None else identity.client_context(Role.PROCESS_SERVER, address.site)
         try:
-            return RemoteObjects(address.url, address.token, self._crossing, context=context)
+            return RemoteObjects(
+                address.url, address.token, self._crossing, context=context, throttle=self._shipping.throttle
+            )
         except ValueError as error:
             raise StoreUnavailable(str(error)) from error
 
@@ -307,15 +335,16 @@ class Replication:
 
     def _take_one(self, cycle: Cycle, store: MachineStore, request: _Request | None, *, together: bool) -> Taken | None:
         attendance = None
-        if self._barrier is not None and (cycle.backlog or request or not together):
+        self._short = cycle.full is not None
+        if self._short:
+            together = False
+        if self._barrier is not None and (request or not together):
             self._barrier.busy(self.spec.item)
         if self._barrier is not None and together and not request:
             attendance = self._barrier.attend(self.spec.item)
-        if cycle.backlog:
-            try:
-                self._ship(cycle, store)  # what waits goes first: it may have filled the cache
-            except StoreUnavailable as error:
-                self._failed("error", error)
+        if cycle.needs_store:
+            with contextlib.suppress(StoreUnavailable):
+                self._drain(cycle)
         app_due = self.spec.app_consistent and self._app_due()
         wanted = request.consistency if request else Consistency.APP if app_due else Consistency.CRASH
         try:
@@ -326,20 +355,116 @@ class Replication:
                     "at": taken.instant if taken.group else (self._round or {}).get("at"),
                     "trouble": attendance.trouble,
                 }
-            self._found_by = taken.found_by
+            self._head, self._found_by = cycle.head, taken.found_by
+            self._short = False
+            self._note_churn(taken)
             if wanted is Consistency.APP:
                 self._last_app = time.monotonic()
-            self._ship(cycle, store)
+            if isinstance(self._error, CacheFull):
+                self._error = None
+            self._offer(cycle, cycle.waiting[-1])
+            self._progress = None
         except BaseException as error:
             if request:
                 request.answer.set_exception(_STOPPED if isinstance(error, _Stop) else error)
-            if isinstance(error, StoreUnavailable) and cycle.backlog:
+            self._short = isinstance(error, CacheFull)
+            if isinstance(error, CacheFull) or (isinstance(error, StoreUnavailable) and cycle.backlog):
                 self._failed("error", error)  # points wait in the cache; the next round tries again
                 return None
             raise
         if request:
-            request.answer.set_result(taken)
+            self._awaited.append((request, taken))
         return taken
+
+    # ── shipping, in a thread of its own ────────────────────────────────────────────────────────────────────────
+
+    def _offer(self, cycle: Cycle, spooled: SpooledPoint) -> None:
+        assert self._shipper is not None
+        self._oldest = cycle.oldest
+        self._shipper.give(lambda: (spooled, cycle.publish(spooled)))
+
+    def _settle(self, cycle: Cycle, *, retry: bool = False) -> None:
+        """Take note of what was shipped meanwhile, and of what keeps the rest. Raises what ends the session."""
+        assert self._shipper is not None
+        done = self._shipper.collect()
+        published = False
+        for result in done:
+            if not isinstance(result, tuple):  # what became of dropping points: those that are left, or an error
+                if isinstance(result, StoreUnavailable):
+                    self._failed("error", result)
+                elif result is not None:
+                    self._points, published = result, True
+                continue
+            spooled, info = result
+            cycle.published(spooled)
+            self._points = [*(self._points or []), info]
+            self._rpo_from = info.time
+            published = True
+        self._oldest = cycle.oldest
+        self._sample()
+        trouble = self._shipper.trouble
+        if isinstance(trouble, StoreUnavailable):
+            if trouble is not self._trouble and not isinstance(self._error, CacheFull):
+                self._failed("error", trouble)
+            self._trouble = trouble
+            self._refuse_awaited(trouble)
+            if retry:
+                self._shipper.poke()
+        elif published:
+            if not isinstance(self._error, CacheFull):
+                self._error = None
+            self._say("replicating", force=True, points=True)
+        if done:
+            here = [(request, taken) for request, taken in self._awaited if self._is_there(cycle, taken.point)]
+            self._awaited = [awaited for awaited in self._awaited if awaited not in here]
+            for request, taken in here:
+                request.answer.set_result(taken)
+
+    @staticmethod
+    def _is_there(cycle: Cycle, point: PointId) -> bool:
+        return all(spooled.point != point for spooled in cycle.waiting)
+
+    def _drain(self, cycle: Cycle) -> None:
+        """Wait until nothing waits for the store. Raises StoreUnavailable, and what ends the session."""
+        assert self._shipper is not None
+        self._shipper.poke()
+        while True:
+            self._settle(cycle)
+            trouble = self._shipper.trouble
+            if isinstance(trouble, StoreUnavailable):
+                raise trouble
+            if self._shipper.idle and not cycle.backlog:
+                return
+            if self._stop.is_set():
+                raise _Stop
+            self._shipper.settled(0.5)
+
+    def _refuse_awaited(self, error: BaseException) -> None:
+        awaited, self._awaited = self._awaited, []
+        for request, _ in awaited:
+            request.answer.set_exception(error)
+
+    def _sample(self) -> None:
+        with self._lock:
+            sent, self._sent = self._crossing.sent - self._sent, self._crossing.sent
+            if sent:
+                self._shipped.add(time.monotonic(), sent)
+
+    def _note_churn(self, taken: Taken) -> None:
+        now = time.monotonic()
+        for disk, amount in taken.changed.items():
+            self._churn.setdefault(disk, Flow(self._begun)).add(now, amount)
+
+    def statistics(self) -> dict[str, Any]:
+        """{"churn": {disk: bytes per second, by span}, "shipped": of the whole machine, "pending": seconds that the
+        oldest point has waited}."""
+        self._sample()
+        now, oldest = time.monotonic(), self._oldest
+        return {
+            "churn": {disk: flow.to_json(now) for disk, flow in sorted(self._churn.items())},
+            "shipped": self._shipped.to_json(now),
+            "pending": max(0.0, time.time() - oldest) if oldest is not None else None,
+        }
 
     def _app_due(self) -> bool:
         """Members of a group come to it in the same round."""
@@ -348,8 +473,12 @@ class Replication:
             return now // every > self._last_app // every
         return now - self._last_app >= every
 
-    def _ship(self, cycle: Cycle, store: MachineStore) -> None:
+    def _ship(self, cycle: Cycle) -> None:
+        """All that waits, before anything else: at the beginning of a session."""
+        self._oldest = cycle.oldest
         published = cycle.ship()
+        self._oldest = None
+        self._sample()
         self._head = cycle.head
         if published:
             self._points = [*(self._points or []), *published]
@@ -368,9 +497,10 @@ class Replication:
                     f"the guest did not shut down within {shutdown_timeout:.0f} s; it was paused, its last changes "
                     "taken, and powered off"
                 )
-            cycle.ship()
-            taken = cycle.take_point(tags=("final",))
-            cycle.ship()
+            self._drain(cycle)
+            taken = cycle.take_point(tags=("final",), last=True)
+            self._offer(cycle, cycle.waiting[-1])
+            self._drain(cycle)
             self._head = taken.point
             final = Final(taken.point, True, notes + taken.notes)
             write_durably(self._cache / "final.json", json.dumps(final.to_json()).encode())
@@ -384,7 +514,8 @@ class Replication:
         answer.set_result(final)
 
     def _prune(self, store: MachineStore) -> None:
-        if not self._points:
+        """Have the shipper drop what retention doesn't keep."""
+        if not self._points or self._shipper is None:
             return
         taken_back = self.spec.untagged
         points = [replace(point, tags=()) if str(point.id) in taken_back else point for point in self._points]
@@ -392,11 +523,21 @@ class Replication:
         drop = points_to_prune(points, datetime.now(UTC), self.spec.retention, shared=shared)
         if drop and time.monotonic() >= self._next_thin:
             self._next_thin = time.monotonic() + THIN_EVERY
-            store.expire(self.spec.timeline, [point.number for point in drop])
-            self._points = store.points(self.spec.timeline)
-            self._say("replicating", force=True, points=True)
-        if self._points:
-            store.maintain(self.spec.timeline, self._points[-1].id.number)
+        else:
+            drop = []
+        timeline, newest = self.spec.timeline, self._points[-1].id.number
+
+        def prune() -> list[PointInfo] | StoreUnavailable | None:
+            try:
+                if drop:
+                    store.expire(timeline, [point.number for point in drop])
+                left = store.points(timeline) if drop else None
+                store.maintain(timeline, newest)
+            except StoreUnavailable as error:  # another time; points go on
+                return error
+            return left
+
+        self._shipper.give(prune)
 
     # ── requests and reports ────────────────────────────────────────────────────────────────────────────────────
 
@@ -410,6 +551,7 @@ class Replication:
             self._refuse_requests(_STOPPED)
 
     def _refuse_requests(self, error: BaseException) -> None:
+        self._refuse_awaited(error)
         while request := self._next_request():
             request.answer.set_exception(error)
         if self._final is not None and not self._final[1].done():

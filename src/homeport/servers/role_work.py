@@ -55,7 +55,9 @@ class RoleWork:
         return self._role.kinds[kind](params, progress)
 
     def tend(self) -> None:
-        """Replication looks after itself."""
+        """Replication looks after itself; how busy the host is is averaged over many looks."""
+        if isinstance(self._role, ProcessServerWork):
+            self._role.tend()
 
     def stop(self) -> None:
         if isinstance(self._role, ProcessServerWork):

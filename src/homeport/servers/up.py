@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 SITE_FOLDER = ".homeport"
 DEFAULT_PORT = 8480
+GREET_EVERY = 60.0
+"""Seconds after which a site's facts are told anew: how its servers are."""
 LOCKS = ("servers.lock", "cache/process-server.lock", "retention/master-target.lock")
 """Of a site's servers, each its own part of their folder, as where they are processes of their own."""
 
@@ -134,7 +136,7 @@ class _Sites:
             self._opened[site["name"]] = site
             url = site["store"] or (folder / "store").as_uri()
             work = SiteWork(site["name"], QemuSite(path, name=site["name"]), folder, open_objects(url), url)
-            server = Worker(site["name"], Link(self._url, self._token), work)
+            server = Worker(site["name"], Link(self._url, self._token), work, greet_every=GREET_EVERY)
             server.start()
         except (OSError, HomeportError) as error:
             log.error("site can't be opened", site=site["name"], error=str(error))

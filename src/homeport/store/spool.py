@@ -94,6 +94,11 @@ class SpooledPoint:
         return path
 
     @property
+    def handed(self) -> float:
+        """When it was complete: seconds since the epoch."""
+        return self.file(COMPLETE).stat().st_mtime
+
+    @property
     def waiting(self) -> list[tuple[Segment, int]]:
         """Segments that aren't in the store yet."""
         return self.segments

@@ -36,7 +36,7 @@ from homeport.store.records import Record, sha256
 from homeport.store.segment import Directory, SegmentCipher
 from homeport.store.table import SegmentTable
 from homeport.store.worth import THRESHOLD
-from homeport.store.writer import Writer
+from homeport.store.writer import UPLOADS, Writer
 
 if TYPE_CHECKING:
     from homeport.store.compact import Compacted
@@ -339,8 +339,9 @@ class MachineStore:
                 continue
             return number
 
-    def writer(self, timeline: str, owner: str) -> Writer:
-        """Take the timeline over: every other writer is fenced. Raises Fenced (it has ended), TimelineNotFound."""
+    def writer(self, timeline: str, owner: str, uploads: int = UPLOADS) -> Writer:
+        """Take the timeline over: every other writer is fenced. ``uploads``: segments at once.
+        Raises Fenced (it has ended), TimelineNotFound."""
         self._timeline_head(timeline)
         if self.ended(timeline):
             raise Fenced(f"timeline {timeline} has ended")
@@ -348,7 +349,7 @@ class MachineStore:
         self._timeline_head(timeline)  # it may have been taken back before the claim was seen
         if self.ended(timeline):
             raise Fenced(f"timeline {timeline} has ended")
-        return Writer(self, timeline, epoch, owner)
+        return Writer(self, timeline, epoch, owner, uploads)
 
     # -- leases --------------------------------------------------------------------------------------------------------
 

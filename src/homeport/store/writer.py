@@ -17,7 +17,6 @@ from homeport.store import layout, names, sealed
 from homeport.store.builder import PointBuilder
 from homeport.store.crew import share_out
 from homeport.store.errors import AlreadyExists, Fenced, NotFound, PointNotFound
-from homeport.store.finishing import IN_FLIGHT
 from homeport.store.names import Segment
 from homeport.store.records import Record, all_rows
 from homeport.store.segment import FOOTER_SIZE, HEADER_SIZE
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 Progress = Callable[[int, int], None]
+UPLOADS = 4
+"""Segments of a point that are uploaded at once, unless told otherwise."""
 Finished = SpooledPoint | BuiltPoint
 """A point that only has to be published: what :meth:`PointBuilder.finish` and ``finish_uploaded`` return."""
 
@@ -43,7 +44,8 @@ class PartInfo:
 class Writer:
     """Made by :meth:`homeport.store.timeline.MachineStore.writer`. One thread publishes; builders may be many."""
 
-    def __init__(self, store: MachineStore, timeline: str, epoch: int, owner: str) -> None:
+    def __init__(self, store: MachineStore, timeline: str, epoch: int, owner: str, uploads: int = UPLOADS) -> None:
+        self._uploads = uploads
         self.timeline = timeline
         self.epoch = epoch
         self.owner = owner
@@ -97,7 +99,7 @@ class Writer:
         """Of a record, published or (newest first) waiting in the spool."""
         known = self._hashes.get(point)
         if known is None and spool is not None:
-            known = next((s.record_sha256 for s in reversed(spooled_complete(spool)) if s.point == point), None)
+            known = next((s.record_sha256 for s in reversed(spooled_complete(spool, point))), None)
             if known is not None:
                 return known
         if known is None:
@@ -195,7 +197,7 @@ class Writer:
                     done += size
                     progress(done, total)
 
-        share_out(spooled.waiting, put, min(IN_FLIGHT, len(spooled.waiting)))
+        share_out(spooled.waiting, put, min(self._uploads, len(spooled.waiting)))
         for number, disk in enumerate(spooled.digest_maps):
             key = names.digests(self._machine, spooled.point, disk)
             # A map left by another attempt at this number would describe another content.
@@ -283,12 +285,10 @@ class Writer:
         return [PartInfo(disk, found) for disk, found in sorted(ranges.items())]
 
 
-def spooled_complete(spool: Path) -> list[SpooledPoint]:
-    """Complete points of a spool that others may be building in: nothing is deleted."""
-    if not spool.is_dir():
-        return []
+def spooled_complete(spool: Path, point: PointId) -> list[SpooledPoint]:
+    """Complete attempts at a point in a spool that others may be building in: nothing is deleted."""
     result = []
-    for path in sorted(spool.iterdir()):
+    for path in sorted(spool.glob(f"{point.timeline}-{point.number:016d}-*")):
         try:
             result.append(SpooledPoint(path))
         except ValueError:

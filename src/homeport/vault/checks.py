@@ -37,7 +37,7 @@ from homeport.domain.machines import Machine
 from homeport.domain.operations import Operation
 from homeport.domain.states import IN_PROGRESS, Direction, State
 from homeport.domain.target import Target
-from homeport.vault import inventory, items
+from homeport.vault import inventory, items, server_health
 from homeport.vault.core import Core
 from homeport.vault.database import CheckRow, ItemRow, JobRow, Json, MachineRow, PolicyRow, SiteRow, now
 from homeport.vault.signal import Stopping
@@ -401,6 +401,7 @@ def site_facts(core: Core, session: Session, name: str, settled: datetime | None
         store=Store(store.flag("reachable"), store.text("why") or "", store.number("free")),
         retention=told.drive("retention"),
         cache=told.drive("cache"),
+        process_servers=server_health.process_servers(name, row.facts, silence),
         folder=told.drive("folder"),
         machines=machines,
         inventoried=row.inventoried,

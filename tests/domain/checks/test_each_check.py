@@ -15,6 +15,7 @@ from homeport.domain.checks.facts import Facts, Privilege, Quota, Store
 from homeport.domain.machines import Nic, Power
 from homeport.domain.operations import Operation
 from homeport.domain.policy import Policy
+from homeport.domain.process_servers import Room, Vitals
 from homeport.domain.states import State
 from homeport.domain.units import GiB, MiB
 from tests.domain.checks.factory import (
@@ -106,6 +107,11 @@ PROVOKED: list[tuple[str, Facts, Callable[[Facts], Facts], Severity, str]] = [
      "which breaks replication, reprotect"),
     ("facts-old", forward(), away(received=ago(days=3)), INFO, "'west' told its facts 3 days ago"),
     ("cache-low", forward(), at_home(cache=replace(drive("8:1"), free=MiB)), WARNING, "1.0 MiB are free"),
+    ("process-server-health", forward(O.PROTECT),
+     at_home(process_servers=(Vitals("ps", 1.0, cache=Room(24, 100)),)), ERROR, "ps is critical (cache: 24% free"),
+    ("process-server-health", forward(O.PROTECT),
+     at_home(process_servers=(Vitals("ps", None), Vitals("ps2", 1.0, cpu=0.9))), WARNING, "ps2 is warning (CPU: 90%"),
+    ("process-server-health", forward(), at_home(process_servers=(Vitals("ps", 901.0),)), WARNING, "(806)"),
     ("networks-exist", forward(O.TEST_FAILOVER, network="isolated"), away(networks=("default",)), ERROR,
      "no network isolated; it has default"),
     ("networks-exist", forward(O.FAILOVER), away(networks=()), WARNING, "no network default; it has none"),

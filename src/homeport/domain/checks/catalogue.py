@@ -14,6 +14,7 @@ CATALOGUE: tuple[Check, ...] = (
     policy.policy_valid,
     site.target_silent,
     site.process_server_heartbeat,
+    site.process_server_health,
     failback.master_target_heartbeat,
     machine.machine_in_reach,
     machine.machine_running,

@@ -13,6 +13,7 @@ from homeport.domain.machines import Machine
 from homeport.domain.operations import Operation
 from homeport.domain.points import PointInfo
 from homeport.domain.policy import Policy
+from homeport.domain.process_servers import Vitals
 from homeport.domain.states import REPLICATES, Direction, State
 from homeport.domain.units import MINUTE
 
@@ -85,6 +86,7 @@ class SiteFacts:
     store: Store = field(default_factory=Store)
     retention: Drive | None = None
     cache: Drive | None = None
+    process_servers: tuple[Vitals, ...] = ()
     folder: Drive | None = None
     machines: tuple[Machine, ...] | None = None
     inventoried: datetime | None = None

@@ -7,6 +7,7 @@ from homeport.domain.checks.facts import PLANNED_FAILOVER, Facts, SiteFacts, age
 from homeport.domain.health import SILENT
 from homeport.domain.machines import Machine, Power
 from homeport.domain.operations import Operation
+from homeport.domain.process_servers import Grade, judge
 from homeport.domain.states import State
 from homeport.domain.units import DAY, MINUTE, GiB, MiB
 
@@ -160,6 +161,27 @@ def process_server_heartbeat(facts: Facts) -> Found | Unknown | None:
     if site.silence is not None and site.silence <= limit:
         return None
     return Found(f"the process server of site {site.name!r} {_silence(site)}", f"a word within {span(limit)}")
+
+
+@check(
+    code="check.process-server-health",
+    title="A process server in good health",
+    severity=Severity.WARNING,
+    before=(Operation.REPROTECT, PLANNED_FAILOVER),
+    refuses=(Operation.PROTECT,),
+    causes=("It has too much to do.", "Its cache fills up: the link is slow, limited or cut.", "It does not run."),
+    remedy="`homeport server show NAME` says what it lacks, and which items another would better have: `homeport "
+    "process-server switch ITEM --to NAME`.",
+)
+def process_server_health(facts: Facts) -> Found | Unknown | None:
+    """One that is critical can't be picked for a new item; where another is not, that one is."""
+    judged = [(server.name, *judge(server)) for server in facts.active.process_servers]
+    worse = [(name, grade, why) for name, grade, why in judged if grade is not Grade.HEALTHY]
+    if not worse:
+        return None
+    usable = any(grade is not Grade.CRITICAL for _, grade, _ in judged)
+    found = "; ".join(f"{name} is {grade} ({', '.join(why)})" for name, grade, why in worse)
+    return Found(found, "one that isn't critical", severity=Severity.WARNING if usable else None)
 
 
 @check(

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +46,8 @@ class Server(Protocol):
 
     def failed(self) -> str | None: ...
 
+    def reload(self, config: Config) -> None: ...
+
 
 class Lock:
     """A folder's only owner, until its process ends. Raises RunsAlready."""
@@ -65,12 +68,15 @@ class Lock:
         os.close(self._file)
 
 
-def run(config: Config, server: Server) -> None:
-    """Serve until SIGTERM or SIGINT. Raises what ``start`` raises, and HomeportError where it can't go on."""
+def run(config: Config, server: Server, reread: Callable[[], Config] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT. ``reread``: at SIGHUP; what is wrong then changes nothing. Raises what ``start``
+    raises, and HomeportError where it can't go on."""
     since = datetime.now(UTC)
     ending = threading.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda *_: ending.set())
+    hung_up = threading.Event()
+    signal.signal(signal.SIGHUP, lambda *_: hung_up.set())
     config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as stack:
         log_file = config.text("log")
@@ -99,6 +105,13 @@ def run(config: Config, server: Server) -> None:
         notify("READY=1")
         log.info("serves", role=str(config.role), name=server.name, version=__version__)
         while not ending.wait(LOOK_EVERY):
+            if hung_up.is_set() and reread is not None:
+                hung_up.clear()
+                try:
+                    server.reload(reread())
+                    log.info("configuration read again")
+                except HomeportError as error:
+                    log.warning("configuration not taken on", cause=error.cause)
             if (why := server.failed()) is not None:
                 raise HomeportError(why, code="serve.failed", remedy="See the log; it can be started again.")
         notify("STOPPING=1")

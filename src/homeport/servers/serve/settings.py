@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from homeport.domain.bandwidth import Schedule, parse_rate, parse_window
 from homeport.domain.errors import HomeportError
 from homeport.domain.servers import Role
 from homeport.servers.serve.ports import DATA_PORT, LOCAL_PORT, SITE_PORT, VAULT_PORT, health_port
+from homeport.servers.shipping import MOST_THREADS
+from homeport.sites.qemu.description import parse_size
 
 
 class ConfigInvalid(HomeportError):
@@ -121,6 +124,28 @@ SETTINGS: dict[Role, tuple[Setting, ...]] = {
             f"https://ps1.home.example:{DATA_PORT}",
         ),
         Setting("cache", str, "", "Folder for what waits to be shipped. Empty: .homeport/cache in the site's folder."),
+        Setting(
+            "cache_quota",
+            str,
+            "",
+            "What the cache may have at most: 500GiB. Empty: its volume. With less than 20 % of it free, no points\n"
+            "are begun, until there is room again.",
+        ),
+        Setting(
+            "rate",
+            str,
+            "none",
+            "Bits per second that all machines of this server may ship together: 512k, 20M, 1G; none: no limit. Read\n"
+            "again at SIGHUP, as are the next two.",
+        ),
+        Setting(
+            "windows",
+            list,
+            [],
+            "Other rates by hour (local time) and weekday, the first that holds counts:\n"
+            '["20M 8-18 mon-fri", "none 22-6"].',
+        ),
+        Setting("threads", int, 4, "How many uploads at once for each machine: 1 to 32."),
         *_common(Role.PROCESS_SERVER),
     ),
     Role.MASTER_TARGET: (
@@ -169,6 +194,22 @@ class Config:
     def store_url(self) -> str:
         return self.text("store") or (self.servers_folder / "store").as_uri()
 
+    @property
+    def threads(self) -> int:
+        return int(self.values["threads"])
+
+    def schedule(self) -> Schedule:
+        """How fast a process server may ship. Raises ScheduleInvalid."""
+        return Schedule(parse_rate(self.text("rate")), tuple(map(parse_window, self.texts("windows"))))
+
+    def cache_quota(self) -> int | None:
+        """Bytes. Raises :class:`ConfigInvalid`."""
+        text = self.text("cache_quota")
+        size = parse_size(text) if text else None
+        if text and not size:
+            raise ConfigInvalid(f'{text!r} is no size like "500GiB"', setting="cache_quota")
+        return size
+
     def address(self, name: str) -> tuple[str, int]:
         return parse_address(self.text(name), name)
 
@@ -204,8 +245,10 @@ def check_config(role: Role, data: Mapping[str, Any]) -> Config:
             continue
         value = data[name]
         given = value if isinstance(value, list) else [value]
-        if not isinstance(value, setting.kind) or not given or not all(isinstance(each, str) for each in given):
-            wanted = "a text" if setting.kind is str else "a list of texts"
+        of = str if setting.kind is list else setting.kind
+        fits = isinstance(value, setting.kind) and all(isinstance(each, of) for each in given)
+        if not fits or isinstance(value, bool) or (not given and setting.default != []):
+            wanted = {str: "a text", list: "a list of texts", int: "a number"}[setting.kind]
             raise ConfigInvalid(f"{name} is {value!r}, and {wanted} is wanted", setting=name)
         values[name] = value
     config = Config(role, values)
@@ -219,7 +262,23 @@ def check_config(role: Role, data: Mapping[str, Any]) -> Config:
     for name, url in addresses:
         if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
             raise ConfigInvalid(f"{name}: {url!r} is no https:// address", setting=name)
+    if role is Role.PROCESS_SERVER:
+        _check_shipping(config)
     return config
+
+
+def _check_shipping(config: Config) -> None:
+    for name, parse in (
+        ("rate", lambda: parse_rate(config.text("rate"))),
+        ("windows", config.schedule),
+        ("cache_quota", config.cache_quota),
+    ):
+        try:
+            parse()
+        except HomeportError as error:
+            raise ConfigInvalid(f"{name}: {error.cause} {error.remedy}", setting=name) from error
+    if not 1 <= config.threads <= MOST_THREADS:
+        raise ConfigInvalid(f"threads is {config.threads}, and 1 to {MOST_THREADS} is wanted", setting="threads")
 
 
 _URLS = ("vault", "configuration_server", "advertise")
@@ -252,5 +311,7 @@ def sample_config(role: Role) -> str:
     return "\n".join(lines)
 
 
-def _quoted(text: str) -> str:
+def _quoted(text: str | int) -> str:
+    if isinstance(text, int):
+        return str(text)
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from homeport.domain.errors import HomeportError
 from homeport.domain.servers import Role
+from homeport.servers.cache_room import CacheRoom
 from homeport.servers.join_passphrase import JoinPassphrase
 from homeport.servers.join_service import UNGUARDED, install_errors, join_routes
 from homeport.servers.joining import IDENTITY
@@ -22,8 +23,10 @@ from homeport.servers.serve.health import Check
 from homeport.servers.serve.process import Lock
 from homeport.servers.serve.settings import Config
 from homeport.servers.serve.web import Web, listen
+from homeport.servers.shipping import Shipping
 from homeport.servers.site_facts import drive
 from homeport.servers.site_service import who_asks_over_tls, work_routes
+from homeport.servers.throttle import Throttle
 from homeport.servers.work.master_target_work import MasterTargetWork
 from homeport.servers.work.process_server_work import Door, ProcessServerWork
 from homeport.servers.work.site_context import SiteContext
@@ -89,6 +92,9 @@ class SiteServer:
     def failed(self) -> str | None:
         return None
 
+    def reload(self, config: Config) -> None:
+        """Take on what of a changed configuration can be taken on without a new start."""
+
     def checks(self) -> list[Check]:
         there = self.folder.is_dir()
         silence = self.worker.silence() if self.worker is not None else None
@@ -131,7 +137,7 @@ class ConfigurationServer(SiteServer):
         link = Link(self.upstream("vault"), identity=self.identity, role=Role.VAULT)
         vault = link.client(httpx.Timeout(10.0))
         self.stack.callback(vault.close)
-        worker = self.worker = Worker(self.identity.site, link, work)
+        worker = self.worker = Worker(self.identity.site, link, work, greet_every=GREET_EVERY)
         self.relay.changed = worker.refresh
         api = FastAPI(title="Homeport configuration server", openapi_url=None)
         install_errors(api)
@@ -177,6 +183,7 @@ class ProcessServer(SiteServer):
 
     role = Role.PROCESS_SERVER
     uses = "configuration server"
+    _shipping: Shipping | None = None
 
     def start(self) -> None:
         context = self.begin()
@@ -186,11 +193,22 @@ class ProcessServer(SiteServer):
         self.stack.enter_context(Lock(context.caches / "process-server.lock"))
         host, port = self.config.address("listen")
         door = Door(host, port, self.config.text("advertise"), self.identity, self.config.state)
-        role = ProcessServerWork(context, door)
+        room = CacheRoom(context.caches, self.config.cache_quota())
+        self._shipping = Shipping(room, Throttle(self.config.schedule()), self.config.threads)
+        role = ProcessServerWork(context, door, self._shipping)
         _begin(self, RoleWork(role, self.folder, self.config.state))
 
+    def reload(self, config: Config) -> None:
+        """Rates at once, threads from an item's next session on."""
+        if self._shipping is not None:
+            self._shipping.throttle.schedule, self._shipping.threads = config.schedule(), config.threads
+
     def checks(self) -> list[Check]:
-        return [*super().checks(), _room("cache", Path(self.config.text("cache") or self.folder / "cache"))]
+        found = super().checks()
+        if self._shipping is not None:
+            room = self._shipping.room.look()
+            found.append(Check("cache", not room.throttled, f"{room.share:.0%} of it are free"))
+        return found
 
 
 class MasterTarget(SiteServer):

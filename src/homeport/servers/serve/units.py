@@ -28,6 +28,7 @@ def unit(role: Role, command: str | None = None) -> str:
         "Type=notify",
         "NotifyAccess=main",
         f"ExecStart={command} serve {role} --config /etc/homeport/{role}.toml",
+        "ExecReload=/bin/kill -HUP $MAINPID",
         "Restart=on-failure",
         "RestartSec=2",
         "TimeoutStopSec=90",

@@ -67,6 +67,9 @@ class VaultServer:
     def stop(self) -> None:
         self._stack.close()
 
+    def reload(self, config: Config) -> None:
+        """Nothing of it changes without a new start."""
+
     def failed(self) -> str | None:
         return None if all(web.alive for web in self._webs) else "the REST API has ended"
 

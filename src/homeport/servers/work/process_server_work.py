@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from homeport.domain.bandwidth import show_rate
 from homeport.domain.errors import HomeportError
 from homeport.domain.machines import Power
 from homeport.domain.points import Consistency
@@ -19,10 +20,12 @@ from homeport.domain.units import MINUTE
 from homeport.servers.crossing import Crossing
 from homeport.servers.durable import write_durably
 from homeport.servers.group_barrier import Groups
+from homeport.servers.host_load import HostLoad
 from homeport.servers.local_machine import LocalMachine
 from homeport.servers.object_gateway import ObjectGateway
 from homeport.servers.replication import Final, Replication
 from homeport.servers.replication_spec import ReplicationSpec
+from homeport.servers.shipping import Shipping
 from homeport.servers.site_facts import drive
 from homeport.servers.work.errors import NotReplicating
 from homeport.servers.work.kinds import SWITCH, Duty
@@ -54,7 +57,9 @@ class ProcessServerWork:
 
     duty = Duty.PROCESS_SERVER
 
-    def __init__(self, context: SiteContext, door: Door | None = None) -> None:
+    def __init__(self, context: SiteContext, door: Door | None = None, shipping: Shipping | None = None) -> None:
+        self.shipping = shipping or Shipping.unlimited(context.caches)
+        self._load = HostLoad()
         self.name = context.name
         self._context = context
         self._door = door or Door()
@@ -85,7 +90,28 @@ class ProcessServerWork:
         return {"url": self._gateway.url, "token": self._token()}
 
     def facts(self) -> dict[str, Any]:
-        return {"cache": drive(self._context.caches)}
+        return {"cache": drive(self._context.caches), "process_server": self.vitals()}
+
+    def vitals(self) -> dict[str, Any]:
+        """What its health is judged by (domain/process_servers.py), and statistics by item: see
+        :meth:`Replication.statistics`."""
+        self._load.sample()
+        room = self.shipping.room.look()
+        with self._lock:
+            running = [replication for replication in self._replications.values() if replication.alive]
+        items = {replication.spec.item: replication.statistics() for replication in running}
+        return {
+            "cpu": self._load.cpu(),
+            "memory": self._load.memory(),
+            "cache": {"free": room.free, "total": room.total},
+            "pending": max((each["pending"] for each in items.values() if each["pending"] is not None), default=None),
+            "rate": show_rate(self.shipping.throttle.rate),
+            "threads": self.shipping.threads,
+            "items": items,
+        }
+
+    def tend(self) -> None:
+        self._load.sample()
 
     def resume_own(self) -> None:
         """Go on with what was replicated when an earlier process ended, without asking anyone: the vault may be away,
@@ -130,6 +156,7 @@ class ProcessServerWork:
             replication = Replication(
                 spec, machine, self._context.objects, cache, self.name, self._report, crossing,
                 identity=self._door.identity, barrier=self._groups.of(spec.group) if spec.group else None,
+                shipping=self.shipping,
             )  # fmt: skip
             self._replications[spec.item] = replication
             replication.start()

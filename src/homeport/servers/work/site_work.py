@@ -64,7 +64,7 @@ class ServersHere:
         return role.kinds[part.kind](params, progress)
 
     def tend(self) -> None:
-        """They look after themselves."""
+        self.process_server.tend()
 
     def stop(self) -> None:
         self.process_server.stop()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from homeport.vault import registration, servers
+from homeport.vault import registration, server_health, servers
 from homeport.vault.api.context import TheCore
 
 router = APIRouter(prefix="/v1", tags=["servers"])
@@ -80,6 +80,12 @@ def make_key(core: TheCore, body: NewKey) -> Json:
 def list_servers(core: TheCore) -> Json:
     """All servers, in the order in which they are upgraded; ``upgrade``: whose turn it is."""
     return servers.listed(core)
+
+
+@router.get("/servers/{name}")
+def show_server(core: TheCore, name: str) -> Json:
+    """A server; of a process server also its health with reasons, statistics by item, and what to move elsewhere."""
+    return server_health.shown(core, name)
 
 
 @router.post("/servers/{name}/revoke")

@@ -1,0 +1,183 @@
+"""How well a process server is, and who has too much to do: thresholds of reference 1.4, judged over what it measured.
+
+Sizes in bytes, spans in seconds; CPU and memory as shares of the host's (0 to 1), averaged over :data:`WINDOW`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from homeport.domain.units import MINUTE
+
+WINDOW = 15 * MINUTE
+"""What is averaged, and how long a server may be silent (806)."""
+
+BUSY_WARNING, BUSY_CRITICAL = 0.80, 0.95
+FREE_WARNING, FREE_CRITICAL, FREE_THROTTLED = 0.30, 0.25, 0.20
+PENDING_WARNING, PENDING_CRITICAL = 30 * MINUTE, 45 * MINUTE
+
+
+class Grade(StrEnum):
+    HEALTHY = "healthy"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True)
+class Room:
+    """Of the cache: its volume, or what its operator lets it have."""
+
+    free: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        return self.free / self.total if self.total > 0 else 0.0
+
+    @property
+    def throttled(self) -> bool:
+        """No point is begun: changes stay tracked at their machines until there is room."""
+        return self.share < FREE_THROTTLED
+
+
+def room(volume: Room, quota: int | None, used: int) -> Room:
+    """What a cache may still take: of its volume, or of a quota of which it has ``used``; the volume's end counts in
+    any case."""
+    if quota is None:
+        return volume
+    return Room(max(0, min(quota - used, volume.free)), min(quota, volume.total))
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """What a process server told of itself; None: not known. ``silence``: since it was heard of. ``pending``: how long
+    the oldest point waits to be shipped; None: none waits. ``churn``: bytes that changed each second, by item."""
+
+    name: str
+    silence: float | None = None
+    cpu: float | None = None
+    memory: float | None = None
+    cache: Room | None = None
+    pending: float | None = None
+    churn: Mapping[str, float] = field(default_factory=dict)
+
+
+def vitals_of(name: str, told: Mapping[str, Any], silence: float | None = None) -> Vitals:
+    """Of what a process server of any version told: what has another form than is known here counts as not told."""
+
+    def number(of: Any, key: str) -> float | None:
+        value = of.get(key) if isinstance(of, Mapping) else None
+        return value if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 else None
+
+    cache, items = told.get("cache"), told.get("items")
+    free, total = number(cache, "free"), number(cache, "total")
+    churn = {}
+    for item, statistics in items.items() if isinstance(items, Mapping) else ():
+        disks = statistics.get("churn") if isinstance(statistics, Mapping) else None
+        flows = disks.values() if isinstance(disks, Mapping) else ()
+        churn[str(item)] = sum(number(flow, "60min") or 0.0 for flow in flows)
+    return Vitals(
+        name=name,
+        silence=silence,
+        cpu=number(told, "cpu"),
+        memory=number(told, "memory"),
+        cache=Room(int(free), int(total)) if free is not None and total is not None else None,
+        pending=number(told, "pending"),
+        churn=churn,
+    )
+
+
+@dataclass(frozen=True)
+class Remark:
+    grade: Grade
+    text: str
+
+
+def _busy(what: str, share: float | None) -> list[Remark]:
+    if share is None or share <= BUSY_WARNING:
+        return []
+    grade = Grade.CRITICAL if share > BUSY_CRITICAL else Grade.WARNING
+    limit = BUSY_CRITICAL if share > BUSY_CRITICAL else BUSY_WARNING
+    return [Remark(grade, f"{what}: {share:.0%} over 15 min, more than {limit:.0%}")]
+
+
+def _cache(cache: Room | None) -> list[Remark]:
+    if cache is None or cache.share >= FREE_WARNING:
+        return []
+    if cache.throttled:
+        return [Remark(Grade.CRITICAL, f"cache: {cache.share:.0%} free, less than 20%: no points are begun")]
+    if cache.share < FREE_CRITICAL:
+        return [Remark(Grade.CRITICAL, f"cache: {cache.share:.0%} free, less than 25%")]
+    return [Remark(Grade.WARNING, f"cache: {cache.share:.0%} free, less than 30%")]
+
+
+def _pending(seconds: float | None) -> list[Remark]:
+    if seconds is None or seconds <= PENDING_WARNING:
+        return []
+    grade, limit = (Grade.CRITICAL, 45) if seconds > PENDING_CRITICAL else (Grade.WARNING, 30)
+    return [Remark(grade, f"the oldest point has waited {seconds / MINUTE:.0f} min to be shipped, over {limit} min")]
+
+
+def _heartbeat(silence: float | None) -> list[Remark]:
+    if silence is not None and silence <= WINDOW:
+        return []
+    since = "ever" if silence is None else f"for {silence / MINUTE:.0f} min"
+    return [Remark(Grade.CRITICAL, f"not heard of {since} (806)")]
+
+
+_ORDER = list(Grade)
+
+
+def judge(vitals: Vitals) -> tuple[Grade, list[str]]:
+    """The worst of all members, and each in words, the worst first. What isn't known isn't held against it."""
+    remarks = [
+        *_heartbeat(vitals.silence),
+        *_cache(vitals.cache),
+        *_pending(vitals.pending),
+        *_busy("CPU", vitals.cpu),
+        *_busy("memory", vitals.memory),
+    ]
+    remarks.sort(key=lambda remark: -_ORDER.index(remark.grade))
+    return (remarks[0].grade if remarks else Grade.HEALTHY), [remark.text for remark in remarks]
+
+
+@dataclass(frozen=True)
+class Move:
+    """A suggestion: ``homeport process-server switch ITEM --to TO``."""
+
+    item: str
+    source: str
+    to: str
+
+
+def suggest(servers: Sequence[Vitals]) -> list[Move]:
+    """Which items to move so that no server that is in trouble stays busier than it must.
+
+    Items leave servers that aren't healthy for healthy ones, the busiest first, as long as the receiver is then less
+    busy (churn; where that is nothing, the count of items) than the giver was. Where a server is not heard of, all of
+    its items go: nobody replicates them. Nothing is suggested that makes a healthy server the busiest.
+    """
+    load = {server.name: dict(server.churn) for server in servers}
+    grades = {server.name: judge(server)[0] for server in servers}
+    takers = sorted(name for name, grade in grades.items() if grade is Grade.HEALTHY)
+    gone = {server.name for server in servers if _heartbeat(server.silence)}
+    moves: list[Move] = []
+
+    def weight(name: str) -> tuple[float, int]:
+        return sum(load[name].values()), len(load[name])
+
+    for giver in sorted((name for name in grades if name not in takers), key=lambda name: (name not in gone, name)):
+        for item in sorted(load[giver], key=lambda item: (-load[giver][item], item)):
+            if not takers:
+                break
+            taker = min(takers, key=lambda name: (*weight(name), name))
+            churn = load[giver][item]
+            after = (weight(taker)[0] + churn, weight(taker)[1] + 1)
+            if giver not in gone and after >= weight(giver):
+                continue
+            moves.append(Move(item, giver, taker))
+            load[taker][item] = load[giver].pop(item)
+    return moves
