@@ -99,6 +99,8 @@ def ask(core: Core, request: Ask, given_up: Callable[[], bool] | None = None) ->
         assert isinstance(found, WorkRow)
         if found.state == "done":
             return found.result or {}
+        if found.state == "withdrawn" and given_up is not None and given_up():
+            raise GivenUp  # as before a kill
         if found.state == "withdrawn":
             raise SiteUnreachable(
                 f"The configuration server of site {request.site!r} did not finish {request.kind} in time.",
