@@ -8,8 +8,8 @@ from pathlib import Path
 from homeport.disks.images import open_image
 from homeport.domain.points import PointId
 from homeport.domain.units import MiB
+from homeport.store.backends import open_objects
 from homeport.store.keys import machine_key, open_vault
-from homeport.store.objects import open_objects
 from homeport.store.timeline import MachineStore
 
 

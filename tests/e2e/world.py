@@ -28,8 +28,8 @@ from homeport.domain.units import BLOCK, MiB
 from homeport.servers.process import end, read_identity
 from homeport.sites.interface import StartOptions
 from homeport.sites.qemu import QemuSite
+from homeport.store.backends import open_objects
 from homeport.store.keys import machine_key, open_vault
-from homeport.store.objects import open_objects
 from homeport.store.timeline import MachineStore
 from tests.ports import free_port
 

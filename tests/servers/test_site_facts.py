@@ -9,8 +9,8 @@ from pathlib import Path
 
 from homeport.domain.errors import HomeportError
 from homeport.servers.site_facts import StoreProbe, device_of, drive, volumes
+from homeport.store.backends import open_objects
 from homeport.store.memory import MemoryObjects
-from homeport.store.objects import open_objects
 
 
 class Strange(MemoryObjects):

@@ -10,8 +10,9 @@ from typing import Any
 from homeport.domain.choice import choose_point
 from homeport.domain.errors import HomeportError
 from homeport.domain.points import PointId, PointInfo
+from homeport.store.backends import open_objects
 from homeport.store.keys import Opener, VaultKey, machine_key, machines, open_vault
-from homeport.store.objects import Objects, open_objects
+from homeport.store.objects import Objects
 from homeport.store.timeline import MachineStore
 
 

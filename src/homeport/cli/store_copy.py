@@ -66,7 +66,7 @@ def add(group: typer.Typer) -> None:
         from homeport.bucket.copying import copy_machine, prepare, to_copy
         from homeport.bucket.opening import as_url
         from homeport.cli.transfers import transfer
-        from homeport.store.objects import open_objects
+        from homeport.store.backends import open_objects
 
         def targets_secret() -> Opener:
             if to_key_file is not None:

@@ -79,7 +79,7 @@ def _ways(folder: str) -> Iterator[tuple[bytes, int, int, int]]:
 
 def _of_bucket(url: str, passphrase: str) -> Work:
     from homeport.store import derivation, unlock, vaultfile
-    from homeport.store.objects import open_objects
+    from homeport.store.backends import open_objects
 
     def work() -> None:
         found = vaultfile.load(open_objects(url))

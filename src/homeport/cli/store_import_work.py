@@ -62,8 +62,8 @@ def import_disks(
 def _open(store: str, secret: Any, create: bool) -> tuple[Bucket, bool]:
     """And whether it was made just now."""
     from homeport.bucket.opening import Bucket, as_url
+    from homeport.store.backends import open_objects
     from homeport.store.errors import NotFound
-    from homeport.store.objects import open_objects
 
     if create:
         from homeport.store.keys import VaultKey, seal_vault

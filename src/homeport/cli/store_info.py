@@ -36,8 +36,8 @@ def add(group: typer.Typer) -> None:
         secret = read_secret(passphrase_file, key_file) if passphrase_file or key_file else None
         from homeport.bucket.describing import describe
         from homeport.bucket.opening import as_url
+        from homeport.store.backends import open_objects
         from homeport.store.keys import open_vault
-        from homeport.store.objects import open_objects
 
         url = as_url(store)
         objects = open_objects(url)

@@ -181,7 +181,7 @@ def add(group: typer.Typer) -> None:
 
 def _objects(store: str) -> Objects:
     from homeport.bucket.opening import as_url
-    from homeport.store.objects import open_objects
+    from homeport.store.backends import open_objects
 
     return open_objects(as_url(store))
 

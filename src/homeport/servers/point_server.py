@@ -24,8 +24,8 @@ from homeport.domain.points import PointId
 from homeport.servers.durable import write_durably
 from homeport.servers.point_export import default_cache, served
 from homeport.servers.process import detach, process_identity
+from homeport.store.backends import open_objects
 from homeport.store.keys import MachineKey
-from homeport.store.objects import open_objects
 from homeport.store.timeline import MachineStore
 
 log = structlog.get_logger(__name__)

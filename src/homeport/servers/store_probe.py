@@ -8,8 +8,8 @@ from urllib.parse import unquote, urlsplit
 from homeport.domain.errors import HomeportError
 from homeport.domain.units import MiB
 from homeport.store import vaultfile
+from homeport.store.backends import open_objects
 from homeport.store.errors import NotFound, StoreError
-from homeport.store.objects import open_objects
 from homeport.store.probe import probe
 
 LEAST_SPACE = 256 * MiB

@@ -24,9 +24,9 @@ from homeport.servers.logs import log_to
 from homeport.servers.work import SiteWork
 from homeport.servers.worker import Worker
 from homeport.sites.qemu import QemuSite
+from homeport.store.backends import open_objects
 from homeport.store.keys import VaultKey, seal_vault, sealed_header
 from homeport.store.memory import MemoryObjects
-from homeport.store.objects import open_objects
 from homeport.vault.app import Vault, create_vault
 from homeport.vault.engines import DatabaseUnreachable
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from homeport.store.backends import open_objects
     from homeport.store.builder import PointBuilder
     from homeport.store.digests import PointDigests, block_digests, region_digest, region_digests
     from homeport.store.errors import (
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from homeport.store.leases import Lease
     from homeport.store.local import LocalObjects
     from homeport.store.memory import MemoryObjects
-    from homeport.store.objects import Objects, open_objects
+    from homeport.store.objects import Objects
     from homeport.store.reader import PointReader
     from homeport.store.spool import SpooledPoint, spooled_points
     from homeport.store.timeline import MachineStore, TimelineInfo
@@ -73,6 +74,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "backends": ("open_objects",),
     "builder": ("PointBuilder",),
     "digests": ("PointDigests", "block_digests", "region_digest", "region_digests"),
     "errors": (
@@ -91,7 +93,7 @@ _PLACES = {
     "leases": ("Lease",),
     "local": ("LocalObjects",),
     "memory": ("MemoryObjects",),
-    "objects": ("Objects", "open_objects"),
+    "objects": ("Objects",),
     "reader": ("PointReader",),
     "spool": ("SpooledPoint", "spooled_points"),
     "timeline": ("MachineStore", "TimelineInfo"),

@@ -33,7 +33,7 @@ from homeport.servers.work.site_context import SiteContext
 from homeport.servers.work.site_work import SiteWork
 from homeport.servers.worker import Worker
 from homeport.sites.qemu import QemuSite
-from homeport.store.objects import open_objects
+from homeport.store.backends import open_objects
 from homeport.trust.asgi import PeerGuard, tls_server
 from homeport.trust.identity import Identity
 
