@@ -28,9 +28,10 @@ from homeport.servers.object_gateway import ObjectGateway
 from homeport.servers.replication import Replication
 from homeport.servers.replication_spec import StoreAddress
 from homeport.servers.shipping import Shipping
-from homeport.store import MachineStore, block_digests
+from homeport.store import MachineStore, block_digests, segment
 from homeport.store.errors import Fenced, StoreUnavailable
-from tests.servers.bucket import KEYS
+from homeport.store.spool import SpooledPoint
+from tests.servers.bucket import KEYS, FolderObjects
 from tests.servers.rig import Content, MiB, Rig, differing
 
 pytestmark = pytest.mark.qemu
@@ -123,10 +124,13 @@ def loop(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Rep
     gateway.start()
     made: list[Replication] = []
 
-    def make() -> Replication:
-        spec = cycles.ReplicationSpec(
-            **{**rig.spec.__dict__, "store": StoreAddress("b", gateway.url, "token"), "interval": 0.05}
-        )
+    def make(report: Callable[[dict[str, Any]], None] = lambda report: None) -> Replication:
+        raw = {
+            **{"item": "item", "vm": "vm", "timeline": rig.spec.timeline, "machine": KEYS.machine},
+            **{"keys": {"vault": KEYS.vault, "machine_key": KEYS.key.hex()}, "interval": 0.05},
+            "store": {"site": "b", "url": gateway.url, "token": "token"},
+        }
+        spec = cycles.ReplicationSpec.from_json(raw)
         made.append(
             Replication(
                 spec,
@@ -134,9 +138,9 @@ def loop(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Rep
                 rig.own,
                 rig.cache,
                 "test",
-                lambda report: None,
+                report,
                 Crossing(),  # type: ignore[arg-type]
-                shipping=Shipping(rig.room or CacheRoom(rig.cache)),
+                shipping=Shipping(rig.room or CacheRoom(rig.cache), threads=1),
             )
         )
         made[-1].start()
@@ -210,6 +214,102 @@ def test_points_go_on_while_a_store_neither_answers_nor_refuses(rig: Rig, loop: 
     assert head >= taken, "whoever asks for a point is answered when it is in the store"
     assert set(replication.statistics()) == {"churn", "shipped", "pending"}
     assert replication.statistics()["shipped"]["5min"] > 0
+
+
+def test_what_only_waits_in_the_cache_is_not_told_as_the_head(rig: Rig, loop: Callable[..., Replication]) -> None:
+    """A job that waits for the first point, or for a comparison, goes on by what is told."""
+    told: list[tuple[str | None, bool]] = []
+
+    def report(report: dict[str, Any]) -> None:
+        there = {str(info.id) for info in rig.store.points(rig.spec.timeline)} if not rig.objects.down else known
+        told.append((report["head"], report["head"] is None or report["head"] in there))
+
+    known: set[str] = set()
+    replication = loop(report)
+    until(lambda: rig.store.points(rig.spec.timeline))
+    known = {str(info.id) for info in rig.store.points(rig.spec.timeline)}
+    replication.stop(30)
+    known = {str(info.id) for info in rig.store.points(rig.spec.timeline)}
+    told.clear()
+    replication = loop(report)
+    until(lambda: told and told[-1][0])
+    rig.objects.down = True
+    known = {f"{rig.spec.timeline}/{number}" for number in range(1, (replication.head or PointId("", 0)).number + 1)}
+    before = replication.head
+    assert before is not None
+    until(lambda: replication._trouble and replication.head != before)
+    replication._say("error", force=True)
+    assert told
+    assert all(right for _, right in told), told
+    rig.objects.down = False
+
+
+def test_shipping_goes_on_where_the_gateway_moved_to(rig: Rig, loop: Callable[..., Replication]) -> None:
+    replication = loop()
+    until(lambda: rig.store.points(rig.spec.timeline))
+    rig.objects.down = True
+    until(lambda: replication._trouble)
+    moved = FolderObjects(rig.objects.folder)
+    gateway = ObjectGateway(moved, "token of another")
+    gateway.start()
+    try:
+        before = rig_head(moved, rig)
+        replication.renew({"store": {"site": "b", "url": gateway.url, "token": "token of another"}})
+        until(lambda: rig_head(moved, rig) != before)
+        replication.take_point(Consistency.CRASH, ("asked",), 30)
+        replication.stop(30)
+    finally:
+        gateway.close()
+    rig.objects.down = False
+    rig.check()
+
+
+def rig_head(objects: FolderObjects, rig: Rig) -> PointId | None:
+    return MachineStore(objects, KEYS).head(rig.spec.timeline)
+
+
+def test_a_planned_stop_is_complete_although_the_store_was_away_a_moment_before(
+    rig: Rig, loop: Callable[..., Replication], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replication = loop()
+    until(lambda: rig.store.points(rig.spec.timeline))
+    monkeypatch.setattr(replications, "RETRY_AFTER", 60.0)
+    rig.objects.down = True
+    until(lambda: replication._shipper and replication._shipper.trouble)
+    rig.objects.down = False
+    final = replication.finish(1, 30)
+    assert final.complete
+    assert final.point == rig.store.head(rig.spec.timeline)
+    rig.check(newest=1)
+
+
+def test_a_loop_that_ends_does_not_ship_the_rest_of_a_large_point_first(
+    rig: Rig, loop: Callable[..., Replication], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fence, and with it the power of the machine, waits for it."""
+    replication = loop()
+    until(lambda: rig.store.points(rig.spec.timeline))
+    monkeypatch.setattr(segment, "TARGET", 64 * KiB)
+    rig.objects.answers.clear()
+    rig.fill({disk: os.urandom(MiB) for disk in DISKS})
+    spool = rig.cache / "spool" / rig.spec.timeline
+
+    def large() -> list[SpooledPoint]:
+        waiting = [SpooledPoint(path.parent) for path in sorted(spool.glob("*/complete"))]
+        return [point for point in waiting if len(point.segments) > 1]
+
+    until(large)
+    number = large()[0].point.number
+    assert not replication.stop(0)
+    rig.objects.answers.set()
+    assert replication.stop(30)
+    head = rig.store.head(rig.spec.timeline)
+    assert head is not None
+    assert head.number < number
+    again = loop()
+    until(lambda: (rig.store.head(rig.spec.timeline) or head).number >= number)
+    again.stop(30)
+    rig.check(newest=1)
 
 
 def test_whoever_waits_for_a_point_of_a_loop_that_stops_is_told(rig: Rig, loop: Callable[[], Replication]) -> None:

@@ -34,7 +34,7 @@ from homeport.store.errors import Corrupt, PointNotFound, StoreUnavailable
 from homeport.store.reader import PointReader
 from homeport.store.spool import SpooledPoint, spooled_points
 from homeport.store.timeline import MachineStore
-from homeport.store.writer import UPLOADS
+from homeport.store.writer import UPLOADS, Progress
 
 log = structlog.get_logger(__name__)
 
@@ -82,8 +82,11 @@ class Cycle:
         machine: Callable[[], dict[str, Any]],
         room: CacheRoom | None = None,
         threads: int = UPLOADS,
+        shipped: Progress | None = None,
     ) -> None:
-        """``room``: in the cache (None: all of its volume's). ``threads``: that ship at once."""
+        """``room``: in the cache (None: all of its volume's). ``threads``: that ship at once. ``shipped``: told bytes
+        done and in all after each segment of a point, by whichever thread; raises to stop."""
+        self._shipped = shipped
         self._room = room or CacheRoom(cache)
         self._spec = spec
         self._source = source
@@ -178,7 +181,7 @@ class Cycle:
     def publish(self, spooled: SpooledPoint) -> PointInfo:
         """Bring what waits longest into the store: the one call that another thread may make, one at a time, while
         points are taken; ``published`` must follow in the cycle's own. Raises StoreUnavailable, Fenced."""
-        return self._writer.publish(spooled)
+        return self._writer.publish(spooled, self._shipped)
 
     def published(self, spooled: SpooledPoint) -> None:
         """It is in the store: its source may forget, and so may the cache."""
@@ -266,7 +269,7 @@ class Cycle:
         if changes is not None:
             numbers, digests = changes
             file.update((numbers, np.full_like(digests, UNKNOWN)), label)  # until the part is known to be published
-            self._writer.publish_part(spooled)
+            self._writer.publish_part(spooled, self._shipped)
             file.update(changes, label)
         spooled.remove()
 

@@ -85,6 +85,10 @@ class _Stop(Exception):
     """The loop was asked to end."""
 
 
+class _Moved(Exception):
+    """The store's gateway is somewhere else now."""
+
+
 _STOPPED = HomeportError("replication has stopped", code="replication.stopped")
 
 
@@ -148,6 +152,8 @@ class Replication:
         self._error: HomeportError | None = None
         self._progress: dict[str, Any] | None = None
         self._head: PointId | None = None
+        self._stored: PointId | None = None
+        """The newest point that is in the store: what the vault is told, and goes on by."""
         # Members that began at the same moment must know of each other's points before they drop any.
         self._next_thin = 0.0 if barrier is None else time.monotonic() + THIN_EVERY
         self._points: list[PointInfo] | None = None
@@ -219,6 +225,8 @@ class Replication:
                     self._session()
                 except _Stop:
                     break
+                except _Moved:
+                    log.info("the store's gateway moved", item=self.spec.item, url=self.spec.store.url)
                 except Fenced as error:
                     self._failed("stopped", error)
                     break
@@ -243,15 +251,17 @@ class Replication:
                 self._say("stopped", force=True)
 
     def _session(self) -> None:
+        address = self.spec.store
         store = MachineStore(self._gateway(), self.spec.keys)
         own = MachineStore(self._own_objects, self.spec.keys)
         cycle = Cycle(
             self.spec, self._machine.source(), store, own, self._cache, self._owner, self._look,
-            self._machine.describe, self._shipping.room, self._shipping.threads,
+            self._machine.describe, self._shipping.room, self._shipping.threads, self._go_on,
         )  # fmt: skip
         try:
             self._head = cycle.head
             self._points = store.points(self.spec.timeline)
+            self._stored = self._points[-1].id if self._points else None if cycle.backlog else cycle.head
             self._rpo_from = self._points[-1].time if self._points else None
             self._ship(cycle)
             if cycle.head is None:
@@ -264,6 +274,8 @@ class Replication:
                 if self._stop.is_set():
                     raise _Stop
                 self._settle(cycle)
+                if self.spec.store != address:
+                    raise _Moved
                 if self._final is not None:
                     self._finish(cycle, store)
                     raise _Stop
@@ -296,12 +308,14 @@ class Replication:
                 if self._short and cycle.full is None:
                     since = None  # no point was begun for want of room
         finally:
-            if self._shipper is not None:
-                self._shipper.stop()
-                with contextlib.suppress(HomeportError):
-                    self._settle(cycle)
+            try:
+                if self._shipper is not None:
+                    self._shipper.stop()
+                    with contextlib.suppress(HomeportError, _Stop):
+                        self._settle(cycle)
+            finally:
                 self._shipper = None
-            cycle.close()
+                cycle.close()
 
     def _gateway(self) -> RemoteObjects:
         address, identity = self.spec.store, self._identity
@@ -342,12 +356,12 @@ class Replication:
             self._barrier.busy(self.spec.item)
         if self._barrier is not None and together and not request:
             attendance = self._barrier.attend(self.spec.item)
-        if cycle.needs_store:
-            with contextlib.suppress(StoreUnavailable):
-                self._drain(cycle)
         app_due = self.spec.app_consistent and self._app_due()
         wanted = request.consistency if request else Consistency.APP if app_due else Consistency.CRASH
         try:
+            if cycle.needs_store:
+                with contextlib.suppress(StoreUnavailable):
+                    self._drain(cycle)
             taken = cycle.take_point(wanted, request.tags if request else (), attendance)
             if attendance:
                 self._round = {
@@ -373,7 +387,9 @@ class Replication:
                 return None
             raise
         if request:
+            assert self._shipper is not None
             self._awaited.append((request, taken))
+            self._shipper.poke()  # an earlier trouble is no answer
         return taken
 
     # ── shipping, in a thread of its own ────────────────────────────────────────────────────────────────────────
@@ -398,7 +414,7 @@ class Replication:
             spooled, info = result
             cycle.published(spooled)
             self._points = [*(self._points or []), info]
-            self._rpo_from = info.time
+            self._stored, self._rpo_from = info.id, info.time
             published = True
         self._oldest = cycle.oldest
         self._sample()
@@ -414,7 +430,7 @@ class Replication:
             if not isinstance(self._error, CacheFull):
                 self._error = None
             self._say("replicating", force=True, points=True)
-        if done:
+        if self._awaited:
             here = [(request, taken) for request, taken in self._awaited if self._is_there(cycle, taken.point)]
             self._awaited = [awaited for awaited in self._awaited if awaited not in here]
             for request, taken in here:
@@ -479,7 +495,7 @@ class Replication:
         published = cycle.ship()
         self._oldest = None
         self._sample()
-        self._head = cycle.head
+        self._head = self._stored = cycle.head
         if published:
             self._points = [*(self._points or []), *published]
             self._rpo_from = published[-1].time
@@ -558,9 +574,14 @@ class Replication:
             self._final[1].set_exception(error)
             self._final = None
 
-    def _look(self, phase: str, done: int, total: int) -> None:
+    def _go_on(self, done: int, total: int) -> None:
+        """Asked between two segments that are shipped: whoever ends the loop, for a fence perhaps, must not wait for
+        the whole of a large point over a slow line. What is there already is not sent again."""
         if self._stop.is_set():
             raise _Stop
+
+    def _look(self, phase: str, done: int, total: int) -> None:
+        self._go_on(done, total)
         self._progress = {"done": done, "total": total, "unit": "bytes", "text": phase}
         self._say("replicating" if phase == "reading" and self._phase == "replicating" else
                   self._phase if phase == "reading" else phase)  # fmt: skip
@@ -581,7 +602,7 @@ class Replication:
             "timeline": self.spec.timeline,
             "phase": phase,
             "progress": self._progress,
-            "head": str(self._head) if self._head else None,
+            "head": str(self._stored) if self._stored else None,
             "rpo_from": self._rpo_from.isoformat() if self._rpo_from else None,
             "error": self._error.to_json() if self._error else None,
             "crossed": self._crossing.to_json(),

@@ -36,9 +36,11 @@ class Shipper:
             self._changed.notify_all()
 
     def poke(self) -> None:
-        """Try again now what failed."""
+        """Try again now what failed; that it did says nothing any more."""
         with self._changed:
             self._poked = True
+            if not self._fatal:
+                self._trouble = None
             self._changed.notify_all()
 
     def collect(self) -> list[Any]:
