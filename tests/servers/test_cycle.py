@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -218,30 +219,17 @@ def test_points_go_on_while_a_store_neither_answers_nor_refuses(rig: Rig, loop: 
 
 def test_what_only_waits_in_the_cache_is_not_told_as_the_head(rig: Rig, loop: Callable[..., Replication]) -> None:
     """A job that waits for the first point, or for a comparison, goes on by what is told."""
-    told: list[tuple[str | None, bool]] = []
-
-    def report(report: dict[str, Any]) -> None:
-        there = {str(info.id) for info in rig.store.points(rig.spec.timeline)} if not rig.objects.down else known
-        told.append((report["head"], report["head"] is None or report["head"] in there))
-
-    known: set[str] = set()
-    replication = loop(report)
+    told: list[str] = []
+    replication = loop(lambda report: told.append(report["head"]))
     until(lambda: rig.store.points(rig.spec.timeline))
-    known = {str(info.id) for info in rig.store.points(rig.spec.timeline)}
-    replication.stop(30)
-    known = {str(info.id) for info in rig.store.points(rig.spec.timeline)}
-    told.clear()
-    replication = loop(report)
-    until(lambda: told and told[-1][0])
-    rig.objects.down = True
-    known = {f"{rig.spec.timeline}/{number}" for number in range(1, (replication.head or PointId("", 0)).number + 1)}
-    before = replication.head
-    assert before is not None
-    until(lambda: replication._trouble and replication.head != before)
-    replication._say("error", force=True)
-    assert told
-    assert all(right for _, right in told), told
-    rig.objects.down = False
+    rig.objects.answers.clear()
+    spool = rig.cache / "spool" / rig.spec.timeline
+    until(lambda: len(list(spool.glob("*/complete"))) >= 3)
+    replication._say("replicating", force=True)
+    published = rig.store.head(rig.spec.timeline)
+    rig.objects.answers.set()
+    assert published is not None
+    assert max(PointId.parse(head).number for head in told if head) <= published.number
 
 
 def test_shipping_goes_on_where_the_gateway_moved_to(rig: Rig, loop: Callable[..., Replication]) -> None:
@@ -290,25 +278,34 @@ def test_a_loop_that_ends_does_not_ship_the_rest_of_a_large_point_first(
     replication = loop()
     until(lambda: rig.store.points(rig.spec.timeline))
     monkeypatch.setattr(segment, "TARGET", 64 * KiB)
-    rig.objects.answers.clear()
-    rig.fill({disk: os.urandom(MiB) for disk in DISKS})
     spool = rig.cache / "spool" / rig.spec.timeline
+    begun, go_on, put = threading.Event(), threading.Event(), rig.objects.put
+    numbers: list[int] = []
 
-    def large() -> list[SpooledPoint]:
+    def slowly(key: str, data: bytes, **more: Any) -> None:
         waiting = [SpooledPoint(path.parent) for path in sorted(spool.glob("*/complete"))]
-        return [point for point in waiting if len(point.segments) > 1]
+        if waiting and len(waiting[0].segments) > 1 and key == waiting[0].segments[0][0].key(KEYS.machine):
+            numbers.append(waiting[0].point.number)
+            begun.set()
+            go_on.wait(30)
+        put(key, data, **more)
 
-    until(large)
-    number = large()[0].point.number
+    replication.renew({"interval": 3600.0})
+    replication.take_point(Consistency.CRASH, ("before",), 30)
+    monkeypatch.setattr(rig.objects, "put", slowly)
+    rig.fill({disk: os.urandom(MiB) for disk in DISKS})
+    replication.resync()  # at once
+    assert begun.wait(30)
+    number = numbers[0]
     assert not replication.stop(0)
-    rig.objects.answers.set()
+    monkeypatch.setattr(rig.objects, "put", put)
+    go_on.set()
     assert replication.stop(30)
     head = rig.store.head(rig.spec.timeline)
     assert head is not None
     assert head.number < number
-    again = loop()
+    loop()
     until(lambda: (rig.store.head(rig.spec.timeline) or head).number >= number)
-    again.stop(30)
     rig.check(newest=1)
 
 
@@ -320,6 +317,20 @@ def test_whoever_waits_for_a_point_of_a_loop_that_stops_is_told(rig: Rig, loop: 
         with pytest.raises(HomeportError) as told:
             ask()
         assert told.value.code == "replication.stopped"
+
+
+def test_a_loop_whose_place_another_took_says_so_and_one_whose_timeline_ended_does_not(
+    rig: Rig, loop: Callable[..., Replication]
+) -> None:
+    replication = loop()
+    until(lambda: rig.store.points(rig.spec.timeline))
+    rig.store.claim(rig.spec.timeline, "another")
+    until(lambda: not replication.alive)
+    assert replication.superseded
+    rig.store.end(rig.spec.timeline, "failover")
+    replication = loop()
+    until(lambda: not replication.alive)
+    assert not replication.superseded
 
 
 def test_a_timeline_that_ended_fences_the_cycle(rig: Rig) -> None:

@@ -213,6 +213,58 @@ def test_a_process_server_that_was_replaced_while_it_was_away_is_told_when_it_co
     ]
 
 
+def test_one_that_was_fenced_by_a_process_server_that_it_had_replaced_takes_the_item_up_again(tmp_path: Path) -> None:
+    """The replaced one comes back, goes on by itself, and is told to stop: then nobody would replicate."""
+    relay = Relay(tmp_path)
+    hello(relay, "ps1")
+    hello(relay, "ps2")
+    relay.resume([])
+    for name in ("ps1", "ps2"):
+        relay.take(name, frozenset())
+    replicated(relay, "ps2")
+    hello(relay, "ps1", items=["i"])
+    assert [each["kind"] for each in relay.take("ps1", frozenset())] == ["stop-replication"]
+    hello(relay, "ps1", superseded=["i"])
+    assert relay.take("ps1", frozenset()) == []
+    hello(relay, "ps2", superseded=["i"])
+    (again,) = relay.take("ps2", frozenset())
+    assert (again["kind"], [each["item"] for each in again["params"]["replications"]]) == ("resume", ["i"])
+    stop = Asked(relay, Part(Duty.PROCESS_SERVER, "stop-replication"))
+    until(lambda: relay.take("ps2", frozenset()))
+    relay.answer("ps2", "w.0", {"state": "done"})
+    stop.ended()
+    hello(relay, "ps2", superseded=["i"])
+    assert relay.take("ps2", frozenset()) == [], "the vault had it stopped"
+
+
+def test_a_process_server_that_begins_anew_is_told_what_replicates_now(tmp_path: Path) -> None:
+    """Not what the vault told when the configuration server began: paused items would go on, to old addresses."""
+    relay = Relay(tmp_path)
+    hello(relay, "ps")
+    relay.resume([{"item": "i", "timeline": "t", "store": "old"}, {"item": "j", "timeline": "t"}])
+    relay.take("ps", frozenset())
+
+    def do(kind: str, **params: Any) -> None:
+        asked = Asked(relay, Part(Duty.PROCESS_SERVER, kind), **params)
+        until(lambda: relay.take("ps", frozenset()))
+        relay.answer("ps", "w.0", {"state": "done"})
+        asked.ended()
+
+    do("renew-replication", item="i", timeline="t", store="new")
+    do("planned-stop", item="j")
+    do("replicate", item="k", timeline="t")
+    do("take-point", item="k")
+    assert relay.replications("ps") == [
+        {"item": "i", "timeline": "t", "store": "new"},
+        {"item": "k", "timeline": "t"},
+    ]
+    away = Asked(relay, Part(Duty.PROCESS_SERVER, "stop-replication"), item="k")
+    until(lambda: [each["item"] for each in relay.replications("ps")] == ["i"])
+    until(lambda: relay.take("ps", frozenset()))
+    relay.answer("ps", "w.0", {"state": "done"})
+    away.ended()
+
+
 def test_the_members_of_a_group_have_one_process_server(tmp_path: Path) -> None:
     relay = Relay(tmp_path)
     hello(relay, "ps1")

@@ -13,7 +13,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -192,11 +192,42 @@ class Relay:
         params = {"replications": self.replications(server.name)}
         self._pieces[id] = _Piece(id, server.name, RESUME, params, None)
 
+    def _take_up_again(self, server: _Server, items: Collection[str]) -> None:
+        """``items``: in which another process server took the place of this one. Where that was wrong (it was away when
+        it was replaced, and went on by itself when it was back), it is told to stop, and this one goes on."""
+        mine = [
+            params
+            for params in self._replications or ()
+            if params["item"] in items and self._assigned.get(params["item"]) == server.name
+        ]
+        if mine:
+            id = f"{RESUME}.{server.name}.{time.monotonic_ns()}"
+            self._pieces[id] = _Piece(id, server.name, RESUME, {"replications": mine}, None)
+
     def carry_out(self, part: Part, params: Params, progress: Progress, id: str) -> Result:
         """Have a server do ``part``; its answer. Raises NoServer, ServerAway, and what that server raised."""
         if part.kind == SWITCH:
             return self._switch(params, progress, id)
-        return self._have_done(part, params, progress, id)
+        if part.kind != "planned-stop":
+            self._note(part, params)
+        result = self._have_done(part, params, progress, id)
+        self._note(part, params)
+        return result
+
+    def _note(self, part: Part, params: Params) -> None:
+        """What should replicate has changed since the vault told it as a whole: a process server that begins anew must
+        not take up what was stopped meanwhile, nor ship to where the store's door was."""
+        with self._lock:
+            if self._replications is None or part.duty is not Duty.PROCESS_SERVER:
+                return
+            before = next((each for each in self._replications if each["item"] == params["item"]), None)
+            others = [each for each in self._replications if each["item"] != params["item"]]
+            if part.kind == "replicate":
+                self._replications = [*others, {**params}]
+            elif part.kind in ("stop-replication", "planned-stop", "forget-replication"):
+                self._replications = others
+            elif part.kind == "renew-replication" and before and before.get("timeline") == params.get("timeline"):
+                self._replications = [*others, {**before, **params}]
 
     def _switch(self, params: Params, progress: Progress, id: str) -> Result:
         """Another process server has the item from now on. The one before is asked to stop; where it is away, the new
@@ -214,7 +245,9 @@ class Relay:
         if before != wanted:
             stop = Part(Duty.PROCESS_SERVER, "stop-replication", patience=SWITCH_PATIENCE, needed=False)
             self._have_done(stop, params, progress, f"{id}.stop")
-            self._have_done(Part(Duty.PROCESS_SERVER, "replicate"), params, progress, f"{id}.go")
+            begin = Part(Duty.PROCESS_SERVER, "replicate")
+            self._have_done(begin, params, progress, f"{id}.go")
+            self._note(begin, params)
         return {"process_server": wanted, "before": before}
 
     def _have_done(self, part: Part, params: Params, progress: Progress, id: str) -> Result:
@@ -327,6 +360,7 @@ class Relay:
                 if self._assigned.get(item, name) != name:  # it was away when another took its place
                     stop = f"stop.{item}.{time.monotonic_ns()}"
                     self._pieces[stop] = _Piece(stop, name, "stop-replication", {"item": item}, None)
+            self._take_up_again(server, body.get("superseded") or ())
             self._keep("servers.json", {known.name: known.kept() for known in self._servers.values()})
             news = before != (server.gateway, True)
         self._wake()

@@ -152,6 +152,8 @@ class Replication:
         self._error: HomeportError | None = None
         self._progress: dict[str, Any] | None = None
         self._head: PointId | None = None
+        self.superseded = False
+        """It ended since another writer took its place."""
         self._stored: PointId | None = None
         """The newest point that is in the store: what the vault is told, and goes on by."""
         # Members that began at the same moment must know of each other's points before they drop any.
@@ -228,6 +230,7 @@ class Replication:
                 except _Moved:
                     log.info("the store's gateway moved", item=self.spec.item, url=self.spec.store.url)
                 except Fenced as error:
+                    self.superseded = "epoch" in error.details
                     self._failed("stopped", error)
                     break
                 except HomeportError as error:

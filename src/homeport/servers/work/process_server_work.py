@@ -224,6 +224,11 @@ class ProcessServerWork:
         with self._lock:
             return sorted(item for item, running in self._replications.items() if running.alive)
 
+    def superseded(self) -> list[str]:
+        """Those that were replicated from here until another process server wrote in its place."""
+        with self._lock:
+            return sorted(item for item, each in self._replications.items() if not each.alive and each.superseded)
+
     def _resync(self, params: Params, progress: Progress) -> Result:
         self.running(params["item"]).resync()
         return {}
