@@ -27,7 +27,6 @@ from homeport.servers.cycle import Cycle
 from homeport.servers.digest_file import UNKNOWN, DigestFile
 from homeport.servers.object_gateway import ObjectGateway
 from homeport.servers.replication import Replication
-from homeport.servers.replication_spec import StoreAddress
 from homeport.servers.shipping import Shipping
 from homeport.store import MachineStore, block_digests, segment
 from homeport.store.errors import Fenced, StoreUnavailable

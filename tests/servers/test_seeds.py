@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from homeport.domain.points import PointId
 from homeport.domain.units import BLOCK, MiB
 from homeport.servers.seeds import import_seed, seed_images
 from homeport.store import MachineStore, block_digests
+from homeport.store.writer import Writer
 from tests.servers.bucket import KEYS, FolderObjects, read_point
 
 T1 = "1" * 16
@@ -54,6 +56,21 @@ def test_the_images_become_a_point_that_nobody_is_offered(site: Path, tmp_path: 
     assert store.head(T1) == PointId(T1, 0), "what is shipped next is compared with it"
     (info,) = store.points(T1, hidden=True)
     assert info.tags == ("seed",)
+
+
+def test_a_seed_is_hidden_before_it_is_there(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MachineStore(FolderObjects(tmp_path / "store"), KEYS)
+    publish = Writer.publish
+
+    def killed(*args: Any) -> None:
+        publish(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Writer, "publish", killed)
+    with pytest.raises(KeyboardInterrupt), seed_images(site, SEED, DISKS) as images:
+        import_seed(store, KEYS, T1, MACHINE, images, tmp_path / "spool", "test", lambda done, total: None)
+    assert len(store.points(T1, hidden=True)) == 1
+    assert store.points(T1) == []
 
 
 def wrong_size(site: Path) -> None:

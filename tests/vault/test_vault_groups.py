@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from fake_sites import FakeMachine, Json, World
 from vault_process import LocalVault
 
 from homeport.domain.machines import Disk, Machine, Power
+from homeport.domain.points import Consistency, PointId, PointInfo
+from homeport.vault import timers
+from homeport.vault.database import ItemRow, PointRow
 
 GROUP = "shop"
 NAMES = ("cache", "db", "web")
@@ -217,6 +221,28 @@ def test_they_wait_for_each_other_and_one_that_is_cancelled_meanwhile_goes_back(
     assert [job["state"] for job in done.values()] == ["succeeded"] * 2, done
     assert world.started_from(done) == {f"{GROUP}/{shared}"}
     assert world.of("cache")["state"] == "Protected"
+
+
+def test_retention_of_earlier_timelines_keeps_what_all_members_share(world: GroupWorld, vault: LocalVault) -> None:
+    world.grouped()
+    core = vault.vault.core
+    then = (datetime.now(UTC) - timedelta(hours=5)).replace(minute=10, second=0, microsecond=0)
+    with core.database.write() as session:
+        for number, name in enumerate(NAMES):
+            item = session.get_one(ItemRow, world.of(name)["id"])
+            earlier = f"{number + 1:016x}"
+            item.lineage = [earlier, item.timeline]
+            own = {1: f"{GROUP}/{1:016x}", 2: None, 3: None} if name == "web" else {1: f"{GROUP}/{1:016x}"}
+            for each, mark in own.items():
+                point = PointId(earlier, each)
+                info = PointInfo(point, then + timedelta(minutes=each), Consistency.CRASH, group=mark)
+                session.add(PointRow(timeline=earlier, number=each, data=info.to_json()))
+    with core.database.read() as session:
+        web = session.get_one(ItemRow, world.of("web")["id"])
+        assert timers._past_retention(session, web) == {web.lineage[0]: [2]}, "of the same hour there is a newer one"
+        web.test = {"point": f"{web.lineage[0]}/2"}
+        assert timers._past_retention(session, web) == {}, "a drill runs from it"
+        session.rollback()
 
 
 def test_a_request_whose_answer_was_lost_gets_all_jobs_again(world: GroupWorld) -> None:

@@ -88,7 +88,7 @@ def imported(store: MachineStore, timeline: str) -> tuple[str, int] | None:
         return None
     for info in store.points(timeline, hidden=True):
         if info.id.number == 0:
-            store.hide(timeline, 0)
+            store.hide(timeline, 0)  # it may be an earlier release's
             return str(info.id), info.logical_bytes
     return None
 
@@ -103,14 +103,16 @@ def import_seed(
     owner: str,
     progress: Progress,
 ) -> tuple[str, int]:
-    """Publish point 0 of ``timeline`` from ``images``, and hide it. The point's id, and the bytes that aren't zero.
-    Idempotent: a point 0 that is there stays, whatever the images are now; every beginning is as good as another."""
+    """Publish point 0 of ``timeline`` from ``images``, hidden from the first moment on. The point's id, and the bytes
+    that aren't zero. Idempotent: a point 0 that is there stays, whatever the images are now; every beginning is as good
+    as another."""
     views: list[tuple[DiskView, Extents]] = [
         (ImageView(disk, image, Changed(Knowledge.UNKNOWN)), Extents.whole(image.size))
         for disk, image in images.items()
     ]
+    store.create_timeline(timeline)
+    store.hide(timeline, 0)  # before it is there: whoever reads the bucket after a kill must not be offered it
     info, taken = import_base(
         store, keys, timeline, None, None, machine, views, spool, owner, progress, tag=SEEDED
     )  # fmt: skip
-    store.hide(timeline, info.id.number)
     return str(info.id), taken

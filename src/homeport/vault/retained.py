@@ -29,11 +29,13 @@ def is_due(until: str, at: datetime) -> bool:
 def points_to_drop(item: ItemRow, newest: Mapping[str, int], tagged: Iterable[str] = ()) -> Json:
     """What a site is asked to drop of timelines, up to the ``newest`` number of each: all points but the ``tagged`` and
     those that a later operation on the item reads."""
+    return {"timelines": dict(newest), "keep": sorted({*tagged, *map(str, points_read_later(item))})}
+
+
+def points_read_later(item: ItemRow) -> Iterator[PointId]:
+    """What a later operation on the item reads, or a machine that was started from it."""
     read = {name: tie for name, tie in item.ties.items() if name not in ("tagged", "untagged")}
-    return {
-        "timelines": dict(newest),
-        "keep": sorted({*tagged, *map(str, named_points([read, item.failover_point]))}),
-    }
+    return named_points([read, item.failover_point, item.test])
 
 
 def named_points(value: Any) -> Iterator[PointId]:

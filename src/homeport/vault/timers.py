@@ -11,15 +11,17 @@ from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from homeport.domain.errors import HomeportError
+from homeport.domain.groups import shared_points
 from homeport.domain.operations import Operation
 from homeport.domain.retention import points_to_prune
 from homeport.domain.states import State
-from homeport.vault import deleted, items, operations, tagged
+from homeport.vault import deleted, groups, items, operations, tagged
 from homeport.vault.core import Core
 from homeport.vault.database import ItemRow, JobRow, Json, PointRow, now
-from homeport.vault.retained import is_due, points_to_drop
+from homeport.vault.retained import is_due, points_read_later, points_to_drop
 from homeport.vault.signal import Stopping
 from homeport.vault.work import OPEN, Ask, post_if_idle
 
@@ -118,11 +120,7 @@ def _thin_earlier(core: Core, item: ItemRow) -> None:
     """Retention of the timelines that the present one forks from: nobody replicates into them, so nobody else thins
     them."""
     with core.database.read() as session:
-        points, policy = items.points_of(session, item), items.effective_policy(session, item)
-    drop: dict[str, list[int]] = {}
-    for point in points_to_prune(points, now(), policy.retention):
-        if point.timeline != item.timeline:
-            drop.setdefault(point.timeline, []).append(point.number)
+        drop = _past_retention(session, item)
     if not drop or core.liveness.gone(item.store_site, core.timeouts.gone):
         return
     turn = int(now().timestamp() // core.timeouts.timer_retry)
@@ -133,6 +131,21 @@ def _thin_earlier(core: Core, item: ItemRow) -> None:
     with core.database.write() as session:
         for timeline, numbers in work.result["left"].items():
             session.execute(delete(PointRow).where(PointRow.timeline == timeline, PointRow.number.not_in(numbers)))
+
+
+def _past_retention(session: Session, item: ItemRow) -> dict[str, list[int]]:
+    """Numbers by earlier timeline. What all members of a group have is kept as what they replicate now is: each by
+    itself would keep another one of every hour, and none would be left that all have."""
+    points, policy = items.points_of(session, item), items.effective_policy(session, item)
+    fellows = groups.members(session, item.group_name) if item.group_name is not None else []
+    theirs = [items.points_of(session, fellow) for fellow in fellows if fellow.id != item.id]
+    shared = shared_points(points, theirs) if theirs else ()
+    needed = set(points_read_later(item))
+    drop: dict[str, list[int]] = {}
+    for point in points_to_prune(points, now(), policy.retention, needed, shared):
+        if point.timeline != item.timeline:
+            drop.setdefault(point.timeline, []).append(point.number)
+    return drop
 
 
 def _dropped_points(core: Core, item: ItemRow, entry: Json) -> Json:
