@@ -112,6 +112,18 @@ def test_a_machine_that_was_paused_stays_so(machine: Path) -> None:
         assert qmp.execute("query-status")["status"] == "paused"
 
 
+def test_a_paused_machine_that_somebody_else_lets_go_on_meanwhile_was_not_held(machine: Path) -> None:
+    """Else its view would count as of the instant of all others, though it wrote in between."""
+    with Qmp.connect(machine) as qmp:
+        qmp.execute("stop")
+        hold = QemuHold(qmp)
+        hold.hold()
+        qmp.execute("cont")
+        with pytest.raises(HoldFailed, match="somebody else"):
+            hold.release()
+        assert qmp.execute("query-status")["status"] == "running"
+
+
 def test_the_guard_lets_it_go_on_when_its_time_is_up_and_the_holder_is_told(
     machine: Path,
 ) -> None:

@@ -66,13 +66,14 @@ class QemuHold:
     def __init__(self, qmp: Qmp) -> None:
         """The guard begins now, where there is none yet: while nothing stands still."""
         self._qmp = qmp
-        self._ours = False
+        self._ours = self._paused = False
         GUARD.warm_up()
 
     def hold(self) -> None:
         self._ours = False
         try:
-            if self._qmp.execute("query-status", timeout=HELD_AT_MOST)["status"] != "running":
+            self._paused = not self._runs()
+            if self._paused:
                 return
             self._qmp.execute("blockdev-add", {"driver": "null-co", "node-name": NODE, "size": 0})
         except (QmpError, QmpGone, QmpSilent) as error:
@@ -88,8 +89,17 @@ class QemuHold:
                 raise HoldFailed(f"the machine did not stop: {error}") from error
             raise
 
+    def _runs(self) -> bool:
+        return bool(self._qmp.execute("query-status", timeout=HELD_AT_MOST)["status"] == "running")
+
     def release(self) -> None:
         if not self._ours:
+            try:
+                went_on = self._paused and self._runs()
+            except (QmpError, QmpGone, QmpSilent) as error:
+                raise HoldFailed(f"the machine was not held: {error}") from error
+            if went_on:
+                raise HoldFailed("somebody else let the machine go on, before all was done")
             return
         let_go_by_guard = self._go_on()
         if let_go_by_guard:
