@@ -213,6 +213,21 @@ def test_a_process_server_that_was_replaced_while_it_was_away_is_told_when_it_co
     ]
 
 
+def test_one_that_gets_an_item_back_is_not_told_to_stop_it(tmp_path: Path) -> None:
+    relay = Relay(tmp_path)
+    hello(relay, "ps1")
+    hello(relay, "ps2")
+    replicated(relay, "ps2")
+    hello(relay, "ps1", items=["i"])  # and before it takes the word to stop:
+    asked = Asked(relay, Part(Duty.PROCESS_SERVER, SWITCH), process_server="ps1")
+    until(lambda: relay.take("ps2", frozenset()))
+    relay.answer("ps2", "w.0.stop", {"state": "done"})
+    until(lambda: "w.0.go" in relay._pieces)
+    assert [each["kind"] for each in relay.take("ps1", frozenset())] == ["replicate"]
+    relay.answer("ps1", "w.0.go", {"state": "done"})
+    assert asked.ended().result == {"process_server": "ps1", "before": "ps2"}
+
+
 def test_one_that_was_fenced_by_a_process_server_that_it_had_replaced_takes_the_item_up_again(tmp_path: Path) -> None:
     """The replaced one comes back, goes on by itself, and is told to stop: then nobody would replicate."""
     relay = Relay(tmp_path)

@@ -37,6 +37,7 @@ TELL_EVERY = 5.0
 SWITCH_PATIENCE = 5.0
 _GROUP = "group:"
 """What a group's name stands behind among the items that have a process server."""
+_STOP = "stop-replication"
 RESUME = "resume"
 """Kind of work between these servers: what a process server should replicate."""
 
@@ -224,7 +225,7 @@ class Relay:
             others = [each for each in self._replications if each["item"] != params["item"]]
             if part.kind == "replicate":
                 self._replications = [*others, {**params}]
-            elif part.kind in ("stop-replication", "planned-stop", "forget-replication"):
+            elif part.kind in (_STOP, "planned-stop", "forget-replication"):
                 self._replications = others
             elif part.kind == "renew-replication" and before and before.get("timeline") == params.get("timeline"):
                 self._replications = [*others, {**before, **params}]
@@ -243,7 +244,7 @@ class Relay:
         if not new.there:
             raise ServerAway(f"the process server {wanted} is away")
         if before != wanted:
-            stop = Part(Duty.PROCESS_SERVER, "stop-replication", patience=SWITCH_PATIENCE, needed=False)
+            stop = Part(Duty.PROCESS_SERVER, _STOP, patience=SWITCH_PATIENCE, needed=False)
             self._have_done(stop, params, progress, f"{id}.stop")
             begin = Part(Duty.PROCESS_SERVER, "replicate")
             self._have_done(begin, params, progress, f"{id}.go")
@@ -359,7 +360,7 @@ class Relay:
             for item in body.get("items") or ():
                 if self._assigned.get(item, name) != name:  # it was away when another took its place
                     stop = f"stop.{item}.{time.monotonic_ns()}"
-                    self._pieces[stop] = _Piece(stop, name, "stop-replication", {"item": item}, None)
+                    self._pieces[stop] = _Piece(stop, name, _STOP, {"item": item}, None)
             self._take_up_again(server, body.get("superseded") or ())
             self._keep("servers.json", {known.name: known.kept() for known in self._servers.values()})
             news = before != (server.gateway, True)
@@ -391,9 +392,13 @@ class Relay:
             for piece in list(self._pieces.values()):
                 if piece.server != name or piece.id in have or piece.result is not None or piece.error is not None:
                     continue
+                nobody_waits = piece.progress is None
+                if nobody_waits and piece.kind == _STOP and self._assigned.get(piece.params["item"]) == name:
+                    del self._pieces[piece.id]  # it got the item back meanwhile
+                    continue
                 piece.executor = server.executor
                 taken.append({"id": piece.id, "kind": piece.kind, "params": piece.params, "attempt": 1})
-                if piece.progress is None:  # nobody waits
+                if nobody_waits:
                     del self._pieces[piece.id]
         return taken
 
