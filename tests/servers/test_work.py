@@ -24,7 +24,7 @@ from homeport.servers.site_facts import device_of
 from homeport.servers.work import NotReplicating, SiteWork, StaleWork
 from homeport.servers.work.kinds import PARTS
 from homeport.servers.work.process_server_work import ProcessServerWork
-from homeport.servers.work.site_context import SiteContext
+from homeport.servers.work.site_context import Params, Progress, Result, SiteContext
 from homeport.servers.work.site_work import ServersHere
 from homeport.sites.interface import StartOptions
 from homeport.sites.qemu import QemuSite
@@ -382,6 +382,22 @@ def test_dropping_points_leaves_what_is_needed(place: Place) -> None:
     with contextlib.closing(of_copy(place)) as client:
         assert client.read(0, client.size) == read_point(place.store, PointId.parse(point))["disk0"]
     assert read_point(place.store, PointId.parse(points[-1]))["disk0"] == place.disk()
+
+
+def test_a_machine_that_goes_on_elsewhere_does_not_run_while_its_process_server_still_ships(place: Place) -> None:
+    place.site.start("disks", StartOptions())
+    place.replicate()
+    stop, power = place.here.process_server.kinds["stop-replication"], []
+
+    def slow(params: Params, progress: Progress) -> Result:
+        power.append(place.site.machine("disks").power)
+        return stop(params, progress)
+
+    place.here.process_server.kinds["stop-replication"] = slow
+    place.twice("fence", reason="it was failed over", power_off=True)
+    assert power[0] is Power.OFF
+    with pytest.raises(NotReplicating):
+        place.here.process_server.running("item")
 
 
 def test_every_kind_of_work_has_roles_that_do_it(place: Place) -> None:

@@ -62,11 +62,12 @@ TOGETHER: dict[str, tuple[Part, ...]] = {
         Part(Duty.MASTER_TARGET, "note-start", needed=False),
         Part(Duty.PROVIDER, "start-original"),
     ),
-    # A machine that goes on elsewhere must not be started here, whether or not its process server still answers.
+    # A machine that goes on elsewhere must not be started here nor go on, whether or not its process server still
+    # answers, and however long what that ships takes it.
     "fence": (
         Part(Duty.PROVIDER, "fence"),
-        Part(Duty.PROCESS_SERVER, "stop-replication", when="power_off", patience=5.0, needed=False),
         Part(Duty.PROVIDER, "power-off", when="power_off"),
+        Part(Duty.PROCESS_SERVER, "stop-replication", when="power_off", patience=5.0, needed=False),
     ),
     "forget": (
         Part(Duty.PROCESS_SERVER, "forget-replication", needed=False),
