@@ -1,23 +1,46 @@
 """How the suite is spread over several processes (`make test`: pytest-xdist, ``--dist loadgroup``).
 
 Each test goes to the next process that is free, in the order made here: what takes long begins first, so that no
-process is left alone with it at the end. Tests that boot guests form one group, which one process runs: emulated
-processors are the heaviest load here, and a guest that is starved misses its deadlines.
+process is left alone with it at the end. Files of one group stay in one process: those that boot guests, since emulated
+processors are the heaviest load here and a guest that is starved misses its deadlines; and those that name a group with
+``xdist_group``, since they share something costly.
 """
 
 from __future__ import annotations
 
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    return _GroupsOfFiles(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+class _GroupsOfFiles(LoadScopeScheduling):
+    """xdist's own groups are part of a test's id, which pytest 9.2 doesn't let it change."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid.partition("::")[0]) or nodeid
+
+
+@cache
+def _group(path: str) -> str | None:
+    text = (ROOT / path).read_text()
+    named = re.search(r'xdist_group\("(\w+)"\)', text)
+    return named[1] if named else "guest" if "mark.guest" in text else None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not hasattr(config, "workerinput"):  # one process: as they stand in the files
-        return
-    for item in items:
-        if item.get_closest_marker("guest"):
-            item.add_marker(pytest.mark.xdist_group("guest"))
-    items.sort(key=_turn)
+    if hasattr(config, "workerinput"):  # in one process they stay as they stand in the files
+        items.sort(key=_turn)
 
 
 def _turn(item: pytest.Item) -> int:

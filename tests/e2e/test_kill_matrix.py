@@ -222,7 +222,10 @@ NOT_ON_THIS_WAY = {
     "failback.v1.stop-replication",
     "failback.v1.fence-recovery-machine",
     "failover.v2.remove-earlier",
+    "protect.v3.drop-seed",
+    "protect.v3.find-kept",
+    "protect.v3.import-seed",
     "undo.v1.restart-machine",
 }
-"""Steps of a failback whose recovery site is silent, of a failover tried again from another point, and of an undo that
-goes no further."""
+"""Steps of a failback whose recovery site is silent, of a failover tried again from another point, of a first copy that
+begins from a seed or from kept points, and of an undo that goes no further; `tests/vault` kills those."""

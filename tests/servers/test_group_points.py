@@ -232,13 +232,13 @@ def test_a_member_that_is_slow_takes_part_in_later_rounds_and_keeps_nobody_back(
     """B needs longer for each point than a round takes: A's points go on at their interval, some rounds are common."""
     fast, slow = pair.begin(0, lambda qmp: NothingRuns()), pair.begin(1, lambda qmp: NothingRuns())
     until(lambda: pair.rounds())
-    ship = slow._ship
+    offer = slow._offer
 
     def dawdle(*arguments: Any) -> None:
         time.sleep(2 * INTERVAL)
-        ship(*arguments)
+        offer(*arguments)
 
-    monkeypatch.setattr(slow, "_ship", dawdle)
+    monkeypatch.setattr(slow, "_offer", dawdle)
     before, common_before = len(pair.points(0)), len(pair.rounds())
     began = time.monotonic()
     until(lambda: len(pair.rounds()) >= common_before + 2)

@@ -59,6 +59,10 @@ def test_a_host_is_as_busy_as_it_was_in_the_last_fifteen_minutes(tmp_path: Path)
     load = HostLoad(tmp_path)
     assert load.cpu() is None
     begun = load._samples[0][0]
+    load.sample(begun + 14 * 60)
+    assert load.cpu() is None, "fourteen minutes are judged as fifteen"
+    assert load.memory() is None
+    load._samples.pop()
     for minute in range(1, 41):  # a quiet quarter of an hour and more, then a busy one
         proc(
             tmp_path, max(0, minute - 20) * 9, min(minute, 20) * 10 + max(0, minute - 20), 900 if minute <= 20 else 100
@@ -77,7 +81,8 @@ def test_a_critical_process_server_gets_no_new_item_and_keeps_what_it_has(tmp_pa
     relay, part = Relay(tmp_path), Part(Duty.PROCESS_SERVER, "replicate")
     greet(relay, "ps1", 24)
     with pytest.raises(ProcessServerCritical, match="24% free"):
-        relay._server_for(part, {"item": "web"})
+        relay._server_for(part, {"item": "web", "process_server": "ps1"})
+    assert relay._server_for(part, {"item": "home"}).name == "ps1", "there is no other"  # type: ignore[union-attr]
     greet(relay, "ps1", 26)  # a warning
     assert relay._server_for(part, {"item": "web"}).name == "ps1"  # type: ignore[union-attr]
     greet(relay, "ps1", 10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from homeport.domain.points import Consistency, PointId, PointInfo
 from homeport.servers.crossing import Crossing
 from homeport.servers.replication import Replication, renewed
+from homeport.servers.shipper import Shipper
 from homeport.store.timeline import MachineStore
 from tests.servers.bucket import FolderObjects
 from tests.servers.rig import spec_of
@@ -35,6 +37,13 @@ class Dropping:
         pass
 
 
+class Prompt:
+    """A shipper that does at once what it is given."""
+
+    def give(self, job: Callable[[], Any]) -> None:
+        job()
+
+
 @pytest.mark.parametrize(("untagged", "left"), [([], [1, 2, 4]), ([f"{T1}/1"], [2, 4])])
 def test_a_tag_keeps_a_point_until_it_is_taken_back(tmp_path: Path, untagged: list[str], left: list[int]) -> None:
     at = datetime.now(UTC) - timedelta(days=9)
@@ -49,6 +58,7 @@ def test_a_tag_keeps_a_point_until_it_is_taken_back(tmp_path: Path, untagged: li
     running = Replication(spec, cast(Any, None), FolderObjects(tmp_path), tmp_path, "test", reports.append, Crossing())
     running.spec = renewed(spec, {"untagged": untagged, "retention": 1800, "policy_at": "2026-01-01"})
     running._points = points
+    running._shipper = cast(Shipper, Prompt())
     running._prune(cast(MachineStore, store))
     assert [point.id.number for point in store.left] == left
 

@@ -26,7 +26,7 @@ class FakeServer:
 
     made: list[FakeServer]
 
-    def __init__(self, name: str, link: Link, work: str) -> None:
+    def __init__(self, name: str, link: Link, work: str, *, greet_every: float) -> None:
         self.name = name
         self.store = work
         self.runs = False

@@ -32,15 +32,22 @@ class HostLoad:
                 self._samples.popleft()
 
     def cpu(self) -> float | None:
-        """Share of all processors' time; None: not sampled for long enough."""
+        """Share of all processors' time; None: not sampled for as long as is judged: a start is no quarter of an hour."""
         with self._lock:
+            if not self._covered():
+                return None
             (_, busy, total, _), (_, then_busy, then_total, _) = self._samples[-1], self._samples[0]
         return (busy - then_busy) / (total - then_total) if total > then_total else None
 
-    def memory(self) -> float:
-        """Share that isn't available."""
+    def memory(self) -> float | None:
+        """Share that isn't available; None: as for :meth:`cpu`."""
         with self._lock:
+            if not self._covered():
+                return None
             return sum(sample[3] for sample in self._samples) / len(self._samples)
+
+    def _covered(self) -> bool:
+        return self._samples[-1][0] - self._samples[0][0] >= WINDOW
 
     def _processors(self) -> tuple[int, int]:
         first = (self._proc / "stat").read_text().partition("\n")[0]

@@ -295,8 +295,9 @@ class Relay:
 
     def _server_for(self, part: Part, params: Params, *, resumes: bool = False) -> _Server | None:
         """An item stays with its process server, be that away or not; a new one goes to the one named, else to that of
-        its group, whose members' points meet there, else to the one that has the fewest. ``resumes``: it
-        is no new one, only nobody knows here whose it was. Raises NoServer, ProcessServerCritical."""
+        its group, whose members' points meet there, else to the one that has the fewest and isn't critical.
+        ``resumes``: it is no new one, only nobody knows here whose it was. Raises NoServer; ProcessServerCritical where
+        that one was named."""
         able = [server for _, server in sorted(self._servers.items()) if server.duty is part.duty]
         if part.duty is not Duty.PROCESS_SERVER or not able:
             return next((server for server in able if server.there), able[0] if able else None)
@@ -312,8 +313,9 @@ class Relay:
         if found is None:
             load = [name for each, name in self._assigned.items() if not each.startswith(_GROUP)]
             if begins and not resumes:
-                self._refuse_critical(able)
-                able = [server for server in able if self._grade(server)[0] is not Grade.CRITICAL]
+                # Where all are critical one of them takes it: the vault refuses to protect then, but a machine that has to
+                # come home does so.
+                able = [server for server in able if self._grade(server)[0] is not Grade.CRITICAL] or able
             found = min(able, key=lambda server: (not server.there, load.count(server.name), server.name))
         before = dict(self._assigned)
         if begins:
