@@ -48,8 +48,13 @@ def cheap_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def log() -> Iterator[list[EventDict]]:
-    with structlog.testing.capture_logs() as found:
-        yield found
+    kept = structlog.get_config()
+    structlog.reset_defaults()  # a command line that ran in this process lets less through
+    try:
+        with structlog.testing.capture_logs() as found:
+            yield found
+    finally:
+        structlog.configure(**kept)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ class HostLoad:
                 self._samples.popleft()
 
     def cpu(self) -> float | None:
-        """Share of all processors' time; None: not sampled for as long as is judged: a start is no quarter of an hour."""
+        """Share of all processors' time; None: not sampled yet for as long as it is judged over."""
         with self._lock:
             if not self._covered():
                 return None

@@ -313,8 +313,8 @@ class Relay:
         if found is None:
             load = [name for each, name in self._assigned.items() if not each.startswith(_GROUP)]
             if begins and not resumes:
-                # Where all are critical one of them takes it: the vault refuses to protect then, but a machine that has to
-                # come home does so.
+                # Where all are critical one of them takes it: the vault refuses to protect then, but a machine that has
+                # to come home does so.
                 able = [server for server in able if self._grade(server)[0] is not Grade.CRITICAL] or able
             found = min(able, key=lambda server: (not server.there, load.count(server.name), server.name))
         before = dict(self._assigned)
