@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.apart import Apart
+from tests.e2e.world import Refused
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.qemu, pytest.mark.slow]
@@ -59,8 +60,12 @@ def move(world: Apart) -> None:
 
 def test_a_lost_configuration_server_is_restored_at_another_address_and_its_site_comes_home(world: Apart) -> None:
     world.scribble("a", 100)
-    world.protect()
+    with pytest.raises(Refused) as refused_name:
+        world.protect(process_server="ps-b")
+    assert refused_name.value.problem["code"] == "process-server.unknown"
+    world.protect(process_server="ps-a")
     world.take_point()
+    assert world.item()["replication"]["process_server"] == "ps-a"
     settled = world.own("cs-a") / "assignments.json"
     assigned = json.loads(settled.read_text())
     assert set(assigned.values()) == {"ps-a"}

@@ -388,7 +388,7 @@ class Relay:
             self._hear(self._known(name))
             mine = self._assigned.get(body["item"], name) == name
         if mine:
-            self._report(body)
+            self._report({**body, "process_server": name})
         else:
             log.warning("report of an item that another process server has", server=name, item=body["item"])
 

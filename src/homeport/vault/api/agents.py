@@ -60,6 +60,7 @@ class Report(BaseModel):
     """How an item's replication is. ``points``: the whole list of the timeline's points, where it is told.
     ``rpo_from``: time of the newest complete point. ``crossed``: bytes over the wire between the sites for this
     item, {"out", "in"}, since this server began. ``found_by``: per disk how the newest point's changes were found.
+    ``process_server``: who replicates, where the site has several.
     ``round``: of a member of a group: {"group", "at": the last instant that it shared, "trouble": why not this one}."""
 
     item: str
@@ -73,6 +74,7 @@ class Report(BaseModel):
     crossed: Json | None = None
     found_by: Json | None = None
     round: Json | None = None
+    process_server: str | None = None
 
 
 @router.post("/hello")

@@ -42,6 +42,8 @@ _STATUS = {
     "registration.used": 409,
     "registration.no-address": 409,
     "join.clock-skew": 409,
+    "process-server.unknown": 409,
+    "process-server.of-the-group": 409,
     "configuration-server.still-there": 409,
     "configuration-server.no-backup": 404,
     "configuration-server.backup-unreadable": 422,
