@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,19 +76,20 @@ class Servers:
         self.start(self.vault)
         return (self.state(self.vault) / "passphrase").read_text().strip()
 
-    def start_site(self, site: str, *, replace: bool = False) -> None:
-        """Join and start all three servers of a site. ``replace``: its configuration server takes the place of one
-        that was lost. Raises ServerFailed."""
+    def start_site(self, site: str, *, servers: Sequence[str] = ("ps", "mt"), restore: bool = False) -> None:
+        """Join and start all three servers of a site. ``restore``: its configuration server is a lost one, which the
+        vault has a backup of. Raises ServerFailed."""
         self.site_folder(site).mkdir(parents=True, exist_ok=True)
         cs = f"{site}-cs"
         key = self.folder / f"{site}.key"
         key.unlink(missing_ok=True)
         self.command(self.vault, "vault", "key", "new", "--site", site, "--out", str(key),
-                     *(["--replace"] if replace else []))  # fmt: skip
-        self.command(cs, "configuration-server", "join", "--key", str(key), *self._identity(cs))
+                     *(["--replace"] if restore else []))  # fmt: skip
+        how = ["restore", "--from-vault"] if restore else ["join"]
+        self.command(cs, "configuration-server", *how, "--key", str(key), *self._identity(cs))
         self._configure(cs, folder=str(self.site_folder(site)), listen=f"{self.address(cs)}:{API_PORT}")
         self.start(cs)
-        for role in ("ps", "mt"):
+        for role in servers:
             self.add_server(f"{site}-{role}")
 
     def add_server(self, name: str) -> None:
@@ -96,7 +97,7 @@ class Servers:
         site, _, short = name.partition("-")
         cs = f"{site}-cs"
         passphrase = self.folder / f"{site}.passphrase"
-        passphrase.write_text(self.command(cs, "configuration-server", "passphrase", "--state", str(self.state(cs))))
+        passphrase.write_text(self.join_passphrase(site))
         self.command(name, self._role(name), "join", "--url", f"https://{self.address(cs)}:{API_PORT}",
                      "--passphrase-file", str(passphrase), *self._identity(name))  # fmt: skip
         more: dict[str, Any] = {"folder": str(self.site_folder(site))}
@@ -109,6 +110,11 @@ class Servers:
             more["cache"] = str(self.cache(name))
         self._configure(name, **more)
         self.start(name)
+
+    def join_passphrase(self, site: str) -> str:
+        """Raises ServerFailed."""
+        cs = f"{site}-cs"
+        return self.command(cs, "configuration-server", "passphrase", "--state", str(self.state(cs)))
 
     def start(self, name: str) -> None:
         """Start a server that has joined, and wait until it is of use. Raises ServerFailed."""

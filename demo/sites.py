@@ -261,18 +261,22 @@ def lose_home(demo: Sites) -> None:
 
 def rebuild_home(demo: Sites) -> None:
     with demo.step(
-        "Oslo's servers are made anew",
+        "Oslo's configuration server is restored",
         "Oslo is back with its machines' disks, powered off. All that its servers kept is gone (identities, store, "
-        "cache, settings): a new configuration server joins in place of the lost one, on an empty state folder, with a "
-        "registration key of its own, and learns from the vault what it needs.",
+        "cache, settings): the configuration server is restored on an empty state folder, from the backup that the "
+        "vault has of it, with a registration key that lets it take the lost one's place. Its other servers join again "
+        "with the join passphrase that it had.",
     ) as row:
         shutil.rmtree(demo.site_folder(HOME) / ".homeport")
-        for namespace in NAMESPACES[HOME]:
-            shutil.rmtree(demo.servers.state(f"{HOME}-{namespace}"))
         shutil.rmtree(demo.servers.cache(f"{HOME}-ps2"))
         for lost in ("ps", "ps2", "mt"):
             demo.homeport("server", "remove", f"{HOME}-{lost}", "--force", "--yes")
-        demo.servers.start_site(HOME, replace=True)
+        passphrase = demo.servers.join_passphrase(HOME)
+        for namespace in NAMESPACES[HOME]:
+            shutil.rmtree(demo.servers.state(f"{HOME}-{namespace}"))
+        demo.servers.start_site(HOME, servers=("ps2", "mt"), restore=True)
+        if demo.servers.join_passphrase(HOME) != passphrase:
+            raise DemoFailed("the configuration server of Oslo has another join passphrase than before it was lost")
         demo.homeport("server", "list")
         demo.homeport("machine", "list", HOME)
         demo.prove(row)

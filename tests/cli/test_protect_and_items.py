@@ -179,3 +179,8 @@ def test_a_sites_store_is_set_and_shown(homeport: Homeport, vault: FakeVault) ->
     assert "in its own folder" in homeport("site", "set", "home", "--store", "default").out
     assert sent(vault, "PATCH", "/v1/sites/home") == [{"store": "file:///srv/points"}, {"store": None}]
     assert "8.0 GiB" in homeport("site", "show", "home").out
+
+
+def test_a_process_server_is_named(homeport: Homeport, vault: FakeVault) -> None:
+    assert homeport("protect", "web1", *SITES, "--process-server", "ps2").status == 0
+    assert sent(vault, "POST", "/v1/items")[0]["process_server"] == "ps2"

@@ -54,6 +54,7 @@ def test_a_local_store_answers_and_tells_its_room(tmp_path: Path) -> None:
     found = StoreProbe(open_objects(url), url).facts()
     assert (found["reachable"], found["why"]) == (True, "")
     assert found["free"] > 0
+    assert found["path"] == str(tmp_path / "a store")
 
 
 def test_a_store_that_refuses_is_not_reachable_and_says_why() -> None:

@@ -99,3 +99,19 @@ def test_the_token_goes_to_nobody_in_between(run: Run, vault: TlsVault, tmp_path
         between.stop()
     status, refused = run("server", "list", vault_at=home.url)
     assert (status, refused["error"]["code"]) == (1, "tls.wrong-peer"), "another server of the vault is not the vault"
+
+
+def test_a_configuration_server_is_backed_up_and_restored(run: Run, vault: TlsVault, home: Site) -> None:
+    backup = ("configuration-server", "backup", "--state", str(home.state))
+    status, made = run(*backup, "--to", "cs.backup", vault_at=None)
+    assert (status, made["backup"]["server"], made["backup"]["file"]) == (0, "cs-home", "cs.backup")
+    assert Path("cs.backup").stat().st_mode & 0o777 == 0o600
+    Path("home.key").write_text(vault.key(replace=True))
+    restore = ("configuration-server", "restore", "--key", "home.key", "--state", "again")
+    assert run(*restore, "--from-vault", vault_at=None)[1]["error"]["code"] == "configuration-server.still-there"
+    vault.core.liveness._since -= 60  # a vault that began just now knows nobody to be gone
+    assert run(*restore, vault_at=None)[0] == 2, "from where?"
+    assert run(*restore, "--from-vault", "--from", "cs.backup", vault_at=None)[0] == 2
+    status, told = run(*restore, "--from", "cs.backup", vault_at=None)
+    assert (status, told["restored"]["name"], told["restored"]["site"]) == (0, "cs-home", "home")
+    assert told["restored"]["backup"]["created"] == made["backup"]["created"]

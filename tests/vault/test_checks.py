@@ -292,3 +292,21 @@ def test_a_machine_on_this_items_points_is_not_a_stranger(told: World) -> None:
     strange = {"origin": {"point": str(PointId("f" * 16, 1)), "test": True}}
     told.west.descriptions["web-test"] = replace(machine, extra=strange)
     assert ("78052", "error") in codes(look(told))
+
+
+def test_a_vault_that_is_lost_with_the_machine_is_critical(told: World, vault: LocalVault) -> None:
+    vault.vault.core.host = "one"
+    told.protected()
+    assert ("check.vault-at-source", "error") in codes(look(told))
+    assert told.item()["health"] == "critical"
+    vault.vault.core.host = "another"
+    assert "check.vault-at-source" not in dict(codes(look(told)))
+
+
+def test_a_store_in_the_folder_of_the_machines_site_is_critical(told: World) -> None:
+    told.protected()
+    store = {"reachable": True, "why": "", "free": 100 * GiB, "path": "/x/stores/west"}
+    told.west.facts = roomy(host="one", store=store)
+    assert ("check.store-at-own-site", "error") in codes(look(told))
+    told.west.facts = roomy(host="another", store=store)
+    assert "check.store-at-own-site" not in dict(codes(look(told)))

@@ -11,6 +11,7 @@ from vault_process import LocalVault
 
 from homeport.vault import server_health
 from homeport.vault.database import SiteRow
+from homeport.vault.process_servers import GroupHasOne, require
 from homeport.vault.servers import ServerNotFound
 
 Json = dict[str, Any]
@@ -59,3 +60,17 @@ def test_a_process_server_in_the_vaults_own_process_has_its_sites_name(world: Wo
 @pytest.mark.parametrize("facts", [{"servers": "many"}, {"servers": [3, {"role": "process-server"}]}, {}])
 def test_what_a_site_of_another_version_tells_is_not_believed_to_be_more(facts: Json) -> None:
     assert [vitals.cache for vitals in server_health.process_servers("east", facts, 1.0)] in ([], [None])
+
+
+def test_a_machine_begins_with_the_process_server_that_is_named(world: World, vault: LocalVault) -> None:
+    tell(vault, servers=[server("ps1", 90), server("ps2", 90)])
+    refused = world.protect(process_server="ps3", status=409)
+    assert refused["code"] == "process-server.unknown"
+    assert "ps1, ps2" in refused["cause"]
+    job = world.protect(process_server="ps2", group="shop")["job"]
+    assert world.wait(job["id"])["state"] == "succeeded"
+    assert world.east.replications[job["item"]]["process_server"] == "ps2"
+    (resumed,) = world.call("GET", "/agent/east/replications")["replications"]
+    assert "process_server" not in resumed, "which one has it now its site knows: a switch stays"
+    with pytest.raises(GroupHasOne):
+        require(vault.vault.core, "east", "ps1", "shop")

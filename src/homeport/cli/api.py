@@ -61,6 +61,7 @@ class Replication(TypedDict, total=False):
     progress: Progress | None
     error: dict[str, Any] | None
     crossed: dict[str, int] | None
+    process_server: str | None
 
 
 DeletedItem = TypedDict(

@@ -184,6 +184,8 @@ def show_item(console: Console, item: Item) -> None:
 
     rows.add_row("Item", coloured(f"{item['name']} from {item['from']} to {item['to']}, {item['state']}", ""))
     rows.add_row("Policy", coloured(str(item["policy"]), ""))
+    if name := (item.get("replication") or {}).get("process_server"):
+        rows.add_row("Process server", coloured(name, ""))
     row("Name there", str(machine.get("name", "?")), target.get("name"))
     row("CPUs", str(machine.get("cpus", "?")), target.get("cpus"))
     row("Memory", show_size(machine.get("memory")), target.get("memory"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,8 @@ from homeport.cli.passphrase_file import read_passphrase_file
 from homeport.cli.session import Session, command, group
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from homeport.domain.servers import Role
     from homeport.trust.identity import Identity
 
@@ -34,6 +37,31 @@ PASSPHRASE = lesson(
     "homeport configuration-server passphrase --state /var/lib/homeport-cs",
     "homeport configuration-server passphrase --rotate --state /var/lib/homeport-cs",
     then="homeport process-server join --url URL --passphrase-file FILE --state DIR, on the other machine",
+)
+
+
+BACK_UP = lesson(
+    "Hand a backup of this configuration server to the vault now.",
+    """It does so by itself: once a day, and soon after a server joined or an item got another process server. The vault
+    seals it with its own key and keeps the newest 7, so that the site may be lost whole. In it are the join passphrase,
+    the site's servers, which process server each item has, and the newest fence numbers; not the private key: a
+    restored server gets a certificate of its own. --to writes the sealed backup to a file, too: only this vault opens
+    it. Works whether the server runs or not.""",
+    "homeport configuration-server backup --state /var/lib/homeport/configuration-server",
+    "homeport configuration-server backup --to home-cs.backup --state /var/lib/homeport/configuration-server",
+    then="keep the file away from the site",
+)
+RESTORE = lesson(
+    "Make a lost configuration server again, in an empty folder, here or on another machine.",
+    """Takes the newest backup that the vault keeps (--from-vault), or a file (--from FILE), and a registration key that
+    lets it take the lost one's place. It gets a certificate of its own, and with that all certificates of the lost one
+    are revoked: should it come back, nobody takes its word. Refused while the vault still hears of it. Process servers
+    and master targets need not join again: at the same address they find it by themselves; at another one, set
+    `configuration_server` in their settings and start them again. Can be run again until it succeeds.""",
+    "homeport vault key new --site home --replace --out home.key",
+    "homeport configuration-server restore --from-vault --key home.key --state /var/lib/homeport/configuration-server",
+    "homeport configuration-server restore --from home-cs.backup --key home.key --state DIR",
+    then="homeport serve configuration-server --config FILE, with that state folder",
 )
 
 
@@ -98,6 +126,78 @@ def register(app: typer.Typer) -> None:
         shown = kept.rotate() if rotate else kept.text
         session.tell({"join_passphrase": shown, "rotated": rotate}, [shown])
 
+    @command(configuration_server, "backup", BACK_UP, with_vault=False)
+    def backup(
+        session: Session,
+        state: StateOption,
+        to: Annotated[
+            Path | None, typer.Option("--to", metavar="FILE", help="Write the sealed backup to this file, too.")
+        ] = None,
+    ) -> None:
+        from homeport.servers.configuration_backup import back_up
+        from homeport.trust.private import write_private
+
+        log_to_standard_error()
+        made = back_up(state)
+        if to is not None:
+            try:
+                write_private(to, json.dumps(made) + "\n")
+            except OSError as error:
+                raise WrongUse(f"{to} can't be written: {error}") from error
+        answer = {"site": made["site"], "server": made["server"], "created": made["created"]}
+        where = f" {to} holds it, too." if to is not None else ""
+        session.answer(
+            {"backup": {**answer, "file": str(to) if to is not None else None}},
+            lambda console: console.print(
+                f"The vault has a backup of {answer['server']} of {show_instant(answer['created'])}.{where}",
+                markup=False,
+            ),
+        )
+
+    @command(configuration_server, "restore", RESTORE, with_vault=False)
+    def restore(
+        session: Session,
+        key: Annotated[Path, typer.Option("--key", metavar="FILE", help="From `homeport vault key new --replace`.")],
+        state: StateOption,
+        source: Annotated[Path | None, typer.Option("--from", metavar="FILE", help="What `backup --to` wrote.")] = None,
+        from_vault: Annotated[bool, typer.Option("--from-vault", help="The newest that the vault keeps.")] = False,
+        name: Annotated[
+            str | None, typer.Option("--name", metavar="NAME", help="Of this server. Default: the lost one's.")
+        ] = None,
+        urls: Annotated[
+            list[str] | None,
+            typer.Option("--url", metavar="URL", help="Of the vault, in place of those in the key; repeatable."),
+        ] = None,
+        hosts: HostOption = None,
+    ) -> None:
+        from homeport.servers.configuration_backup import restore as again
+
+        if (source is None) is not from_vault:
+            raise WrongUse("name one of --from FILE and --from-vault")
+        log_to_standard_error()
+        made = again(_text(key), state, file=source, name=name, urls=urls or (), hosts=hosts or ())
+        answer = {
+            **_joined(made.identity),
+            "backup": {"server": made.server, "created": made.created},
+            "servers": made.servers,
+            "items": made.items,
+            "settings": made.settings,
+        }
+
+        def tell(console: Console) -> None:
+            console.print(
+                f"{made.identity.name} is the configuration server of site {made.identity.site} again, as of "
+                f"{show_instant(made.created)}.",
+                markup=False,
+            )
+            if made.servers:
+                console.print(f"Its servers: {', '.join(made.servers)}. They need not join again.", markup=False)
+            if made.settings:
+                ran = ", ".join(f"{setting} = {json.dumps(value)}" for setting, value in made.settings.items() if value)
+                console.print(f"The lost one ran with: {ran}", markup=False)
+
+        session.answer({"restored": answer}, tell)
+
     from homeport.domain.servers import Role
 
     for role, what in ((Role.PROCESS_SERVER, "process server"), (Role.MASTER_TARGET, "master target")):
@@ -130,8 +230,8 @@ def _by_passphrase(app: typer.Typer, role: Role, what: str) -> None:
         _tell(session, join_configuration_server(url, passphrase, role, state, name=name, hosts=hosts or ()))
 
 
-def _tell(session: Session, made: Identity) -> None:
-    answer: dict[str, Any] = {
+def _joined(made: Identity) -> dict[str, Any]:
+    return {
         "name": made.name,
         "role": str(made.role),
         "site": made.site,
@@ -140,6 +240,10 @@ def _tell(session: Session, made: Identity) -> None:
         "certificate_expires": made.not_after.isoformat(),
         "identity": str(made.folder),
     }
+
+
+def _tell(session: Session, made: Identity) -> None:
+    answer = _joined(made)
     session.answer(
         {"joined": answer},
         lambda console: console.print(

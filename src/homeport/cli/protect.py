@@ -95,6 +95,14 @@ def register(app: typer.Typer) -> None:
                 help="A replication group: its members' points are of one instant.",
             ),
         ] = None,
+        process_server: Annotated[
+            str | None,
+            typer.Option(
+                "--process-server",
+                metavar="NAME",
+                help="Of the site where they run. Default: the one with the fewest machines.",
+            ),
+        ] = None,
         no_wait: NoWaitOption = False,
     ) -> None:
         if network is not None and network_later:
@@ -112,6 +120,7 @@ def register(app: typer.Typer) -> None:
             "tags": tag or None,
             "seed": parse_seed(seed or ()) or None,
             "group": group,
+            "process_server": process_server,
         }
         properties = {key: value for key, value in chosen.items() if value is not None}
         if len(machines) == 1:

@@ -148,6 +148,8 @@ def draw_item(item: Item, job: Job | None) -> RenderableType:
     shown.add_row("Policy", coloured(str(item.get("policy", "?")), ""))
     if item.get("group"):
         shown.add_row("Group", coloured(str(item["group"]), ""))
+    if name := (item.get("replication") or {}).get("process_server"):
+        shown.add_row("Process server", coloured(name, ""))
     shown.add_row("RPO", show_span(item.get("rpo_seconds")))
     shown.add_row("Newest point", _point(item.get("last_point")))
     shown.add_row("Timeline", item.get("timeline") or "-")

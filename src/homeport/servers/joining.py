@@ -95,16 +95,19 @@ def join_vault(
     urls: Sequence[str] = (),
     hosts: Sequence[str] = (),
     clock: Callable[[], datetime] = _now,
+    restores: str | None = None,
 ) -> Identity:
     """Join with the text of a registration key; answers the identity, which lies in ``state/identity``.
 
     ``name``: of this server (default: the machine's); ``urls``: of the vault, in place of those in the key;
-    ``hosts``: names and addresses that its certificate shall bear. May be run again until it succeeds.
-    Raises KeyInvalid, KeyTampered, ClockSkew, PeerUnknown (it is not the vault that answers), WrongPeer,
-    :class:`Unreachable`, :class:`JoinedAlready`, and what the vault refuses.
+    ``hosts``: names and addresses that its certificate shall bear; ``restores``: it is a lost one that is restored,
+    from the "vault" or a "file": then its name is the lost one's, and it is refused while that one is still heard of.
+    May be run again until it succeeds. Raises KeyInvalid, KeyTampered, ClockSkew, PeerUnknown (it is not the vault that
+    answers), WrongPeer, :class:`Unreachable`, :class:`JoinedAlready`, and what the vault refuses.
     """
     found = RegistrationKey.parse(key)
-    name = check_name(name or _own_name())
+    if name is not None or restores is None:
+        name = check_name(name or _own_name())
     folder = state / IDENTITY
     if Identity.exists(folder):
         there = Identity.open(folder)
@@ -112,14 +115,16 @@ def join_vault(
             found.vault,
             Role.CONFIGURATION_SERVER,
             found.site,
-            name,
+            name or there.name,
         ):
             raise JoinedAlready(f"In {state} is the identity of {there.who.uri}.")
         _greet_vault(there)
         return there
     private = _pending(folder)
-    request = make_request(private, name, hosts)
-    url, answer = _at_first(urls or found.urls, lambda each: _join_vault_at(each, found, key, name, request, clock))
+    body = {"key": key, "name": name or "", "csr": make_request(private, name or _own_name(), hosts)}
+    if restores is not None:
+        body["restores"] = restores
+    url, answer = _at_first(urls or found.urls, lambda each: _join_vault_at(each, found, body, clock))
     made = _keep(folder, private, answer, [url, *(other for other in urls or found.urls if other != url)])
     if (made.vault, made.role, made.site) != (found.vault, Role.CONFIGURATION_SERVER, found.site):
         raise BadAnswer(f"The vault answered with a certificate for {made.who.uri}.")
@@ -127,9 +132,7 @@ def join_vault(
     return made
 
 
-def _join_vault_at(
-    url: str, key: RegistrationKey, text: str, name: str, request: str, clock: Callable[[], datetime]
-) -> Json:
+def _join_vault_at(url: str, key: RegistrationKey, body: Json, clock: Callable[[], datetime]) -> Json:
     def checked(connection: ssl.SSLSocket | ssl.SSLObject) -> None:
         peer = tls.peer(connection)
         tls.check(peer, vault=key.vault, roles={Role.VAULT}, at=peer.not_before)  # its dates: once clocks agree
@@ -138,8 +141,7 @@ def _join_vault_at(
         vaults = _ask(connection, "GET", "/v1/authority")
         compare_clocks("the vault", _instant(vaults.get("time")), "this server", clock())
         tls.check(_peer(connection), vault=key.vault, roles={Role.VAULT}, at=clock())
-        body = {"key": text, "name": name, "csr": request, "time": clock().isoformat()}
-        answer = _ask(connection, "POST", "/v1/join", body)
+        answer = _ask(connection, "POST", "/v1/join", {**body, "time": clock().isoformat()})
     if answer.get("authority") != key.authority:
         raise BadAnswer("The vault answered with another authority than that of the registration key.")
     return answer
@@ -314,10 +316,20 @@ def _no_problem(status: int, data: Any, whose: str) -> Json:
 
 
 def _greet(identity: Identity, url: str, role: Role, path: str) -> None:
+    _call(identity, url, role, "GET", path)
+
+
+def call_vault(identity: Identity, urls: Sequence[str], method: str, path: str, body: Json) -> Json:
+    """One request of a configuration server to its vault, at the first of ``urls`` that is there. Raises
+    :class:`Unreachable`, and what the vault refuses."""
+    return _at_first(urls, lambda url: _call(identity, url, Role.VAULT, method, path, body))[1]
+
+
+def _call(identity: Identity, url: str, role: Role, method: str, path: str, body: Json | None = None) -> Json:
     site = None if role is Role.VAULT else identity.site
     try:
         with identity.http_client(url, role, site, timeout=CONNECT) as client:
-            read(client.get(path))
+            return read(client.request(method, path, json=body))
     except httpx.TransportError as error:
         found = tls.reason(error)
         if found is not None:
@@ -390,6 +402,7 @@ __all__ = [
     "PeerUnproven",
     "Unreachable",
     "WrongJoinPassphrase",
+    "call_vault",
     "join_configuration_server",
     "join_vault",
     "read",

@@ -30,6 +30,8 @@ from homeport.servers.work.site_context import Params, Progress, Report, Result
 
 log = structlog.get_logger(__name__)
 
+ASSIGNMENTS, SERVERS = "assignments.json", "servers.json"
+"""Files in its folder."""
 GONE_AFTER = 5.0
 """Seconds without a poll after which a server is away: one that is there asks again at once."""
 LOOK_EVERY = 0.5
@@ -123,13 +125,13 @@ class Relay:
         self._lock = threading.Condition()
         self._servers: dict[str, _Server] = {}
         self._pieces: dict[str, _Piece] = {}
-        self._assigned: dict[str, str] = _read(folder / "assignments.json")
+        self._assigned: dict[str, str] = _read(folder / ASSIGNMENTS)
         self._replications: list[Params] | None = None
         self._report: Report = lambda report: None
         self._stopped = False
         self._sleepers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._told: list[tuple[str, str]] = []
-        for name, kept in _read(folder / "servers.json").items():
+        for name, kept in _read(folder / SERVERS).items():
             self._servers[name] = _Server(
                 name, Duty(kept["role"]), kept["gateway"], kept["version"], last_contact=kept["last_contact"]
             )
@@ -323,7 +325,7 @@ class Relay:
         if part.kind == "forget-replication":
             self._assigned.pop(item, None)
         if before != self._assigned:
-            self._keep("assignments.json", self._assigned)
+            self._keep(ASSIGNMENTS, self._assigned)
         return found
 
     @staticmethod
@@ -364,7 +366,7 @@ class Relay:
                     stop = f"stop.{item}.{time.monotonic_ns()}"
                     self._pieces[stop] = _Piece(stop, name, _STOP, {"item": item}, None)
             self._take_up_again(server, body.get("superseded") or ())
-            self._keep("servers.json", {known.name: known.kept() for known in self._servers.values()})
+            self._keep(SERVERS, {known.name: known.kept() for known in self._servers.values()})
             news = before != (server.gateway, True)
         self._wake()
         if news:
@@ -427,7 +429,7 @@ class Relay:
             self._hear(self._known(name))
             mine = self._assigned.get(body["item"], name) == name
         if mine:
-            self._report(body)
+            self._report({**body, "process_server": name})
         else:
             log.warning("report of an item that another process server has", server=name, item=body["item"])
 

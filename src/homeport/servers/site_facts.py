@@ -97,7 +97,7 @@ class StoreProbe:
         self._answer: dict[str, Any] = {}
 
     def facts(self) -> dict[str, Any]:
-        """{"reachable", "why", "free", "at"}; ``free`` only of a store in a local folder."""
+        """{"reachable", "why", "free", "path", "at"}; ``free`` and ``path`` only of a store in a local folder."""
         with self._lock:
             if self._asked is None or not self._asked.is_alive():
                 self._answer = {}
@@ -106,7 +106,12 @@ class StoreProbe:
             asked = self._asked
         asked.join(self._seconds)
         silent = {"reachable": False, "why": f"it did not answer within {self._seconds:.0f} s"}
-        return {**(self._answer or silent), "free": self._free(), "at": datetime.now(UTC).isoformat()}
+        return {
+            **(self._answer or silent),
+            "free": self._free(),
+            "path": self._path(),
+            "at": datetime.now(UTC).isoformat(),
+        }
 
     def _ask(self) -> None:
         try:
@@ -116,11 +121,15 @@ class StoreProbe:
         else:
             self._answer = {"reachable": True, "why": ""}
 
-    def _free(self) -> int | None:
+    def _path(self) -> str | None:
         parts = urlsplit(self._url)
-        if parts.scheme != "file":
+        return os.path.realpath(unquote(parts.path)) if parts.scheme == "file" else None
+
+    def _free(self) -> int | None:
+        path = self._path()
+        if path is None:
             return None
         try:
-            return shutil.disk_usage(unquote(parts.path)).free
+            return shutil.disk_usage(path).free
         except OSError:
             return None

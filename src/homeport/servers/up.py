@@ -23,7 +23,7 @@ from homeport.servers.link import Link
 from homeport.servers.logs import log_to
 from homeport.servers.work import SiteWork
 from homeport.servers.worker import Worker
-from homeport.sites.qemu import QemuSite
+from homeport.sites.qemu import QemuSite, host_id
 from homeport.store.backends import open_objects
 from homeport.store.keys import VaultKey, seal_vault, sealed_header
 from homeport.store.memory import MemoryObjects
@@ -55,7 +55,7 @@ def run(state: Path, port: int | None = None, database: str | None = None, *, to
     log_to((state / "homeport.log").open("a", buffering=1))
     faulthandler.register(signal.SIGUSR1, file=(state / "stacks.txt").open("a"))  # what is every thread doing?
     listener = _listen(state, port)
-    vault = create_vault(state, database=database)
+    vault = create_vault(state, database=database, host=host_id())
     seal_header(vault)
     vault.start()
     server = uvicorn.Server(uvicorn.Config(vault.app, log_config=None, access_log=False, timeout_graceful_shutdown=3))

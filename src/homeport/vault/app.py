@@ -152,9 +152,11 @@ def create_vault(
     database: str | None = None,
     timeouts: Timeouts | None = None,
     on_site_added: Callable[[Json], None] | None = None,
+    host: str | None = None,
 ) -> Vault:
     """The vault of a state folder, made if it is not there. ``database``: address of a PostgreSQL database; without,
     SQLite in the state folder. ``on_site_added``: called with each site that is added later, on a thread of the API.
+    ``host``: that this instance runs on, as sites name theirs.
     Raises :class:`StateInUse`, :class:`IdentityMissing`, and what opening the database raises."""
     place = state / "vault.db" if database is None else engines.address_of(database)
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -175,6 +177,7 @@ def create_vault(
             authority=Authority.open(opened, secrets),
             signal=signal,
             timeouts=timeouts or Timeouts(),
+            host=None if opened.shared else host,  # of several instances, and a database elsewhere, others may survive
         )
         servers.write_authority(core)
     except BaseException:

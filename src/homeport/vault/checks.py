@@ -118,6 +118,7 @@ def before_protect(core: Core, machine: Machine, home: str, away: str, policy: s
             item=ItemFacts(machine.name, State.UNPROTECTED, Direction.FORWARD, home, away, now()),
             policy=items.policy_of(session, policy) if there else None,
             passphrase_confirmed=core.secrets.passphrase_confirmed,
+            vault_host=core.host,
             operation=Operation.PROTECT,
         )
 
@@ -340,6 +341,7 @@ def gather(
         policy=items.effective_policy(session, item),
         points=tuple(items.points_of(session, item)),
         passphrase_confirmed=core.secrets.passphrase_confirmed,
+        vault_host=core.host,
         operation=operation,
         planned=bool(asked.get("planned")),
         network=asked.get("network"),
@@ -398,7 +400,7 @@ def site_facts(core: Core, session: Session, name: str, settled: datetime | None
         quota=Quota(quota.number("memory"), quota.number("cpus"), quota.number("machines"), quota.text("wrong") or ""),
         privileges=_privileges(privileges.said) if privileges else None,
         networks=tuple(map(_network, networks)) if isinstance(networks, list) else None,
-        store=Store(store.flag("reachable"), store.text("why") or "", store.number("free")),
+        store=Store(store.flag("reachable"), store.text("why") or "", store.number("free"), store.text("path")),
         retention=told.drive("retention"),
         cache=told.drive("cache"),
         process_servers=server_health.process_servers(name, row.facts, silence),

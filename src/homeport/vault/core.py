@@ -59,6 +59,8 @@ class Core:
     certificate_life: timedelta = CERTIFICATE_LIFE
     own: Identity | None = None
     """Of this instance, where it is served over TLS."""
+    host: str | None = None
+    """That the vault lives on, as sites name theirs; None: not known, or on no single one."""
 
 
 class NotRunning(HomeportError):

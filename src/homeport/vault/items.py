@@ -159,6 +159,7 @@ def to_json(core: Core, session: Session, item: ItemRow) -> Json:
             "progress": replication.get("progress"),
             "error": error,
             "crossed": total_crossed(item.crossed),
+            "process_server": replication.get("process_server"),
         },
         "test": item.test,
         "allowed_operations": [str(operation) for operation in allowed(session, item)],

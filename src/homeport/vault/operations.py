@@ -32,6 +32,7 @@ from homeport.vault import (
     items,
     jobs,
     policies,
+    process_servers,
     seeds,
     tagged,
     targets,
@@ -92,10 +93,12 @@ def protect(
     target: Target | None = None,
     seed: Mapping[str, str] | None = None,
     group: str | None = None,
+    process_server: str | None = None,
 ) -> str:
     """A new item and the job that protects it; the job's id. ``target``: what it shall be where it is recovered;
     ``seed``: images at ``away`` that the first copy begins from, by disk; ``group``: the replication group that it
-    becomes a member of. Refusals: see the errors above, targets.check, seeds.check and groups.require_joinable."""
+    becomes a member of; ``process_server``: of ``home``, that it begins with (None: the site chooses). Refusals: see
+    the errors above, targets.check, seeds.check, process_servers.require and groups.require_joinable."""
     target = target or Target()
     with core.database.read() as session:
         inventory.site(session, home)
@@ -112,13 +115,18 @@ def protect(
     check_excluded(target.excluded_disks, machine)
     targets.check(core, away, target, machine)
     checked = checks.before_protect(core, machine, home, away, policy, target)
+    if process_server is not None:
+        process_servers.require(core, home, process_server, group)
     if seed:
         seeds.check(core, away, seed, target, machine)
     with core.database.write() as session:
         _refuse_outsider(session, group, machine, home, away, policy)
         item = _new_item(session, machine, home, away, policy)
         item.target, item.group_name = target.to_json(), group
-        job = accept(session, item, Operation.PROTECT, {"seed": dict(seed)} if seed else {}, checked)
+        params: Json = {"seed": dict(seed)} if seed else {}
+        if process_server is not None:
+            params["process_server"] = process_server
+        job = accept(session, item, Operation.PROTECT, params, checked)
     return start(core, job, Operation.PROTECT)
 
 

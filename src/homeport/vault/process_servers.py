@@ -6,7 +6,7 @@ import uuid
 
 from homeport.domain.errors import HomeportError
 from homeport.domain.operations import OperationRunning
-from homeport.vault import items
+from homeport.vault import groups, inventory, items, server_health
 from homeport.vault.core import Core
 from homeport.vault.database import Json
 from homeport.vault.work import Ask, ask
@@ -16,6 +16,37 @@ from homeport.vault.workflows import replication
 class NothingReplicates(HomeportError):
     code = "item.nothing-replicates"
     remedy = "An item gets its process server when replication begins; switch it then."
+
+
+class NoSuchProcessServer(HomeportError):
+    code = "process-server.unknown"
+    remedy = "`homeport site show SITE` lists the servers of a site; without --process-server the site chooses one."
+
+
+class GroupHasOne(HomeportError):
+    code = "process-server.of-the-group"
+    remedy = "Leave --process-server out: the points of a group's members meet at one process server."
+
+
+def require(core: Core, site: str, name: str, group: str | None = None) -> None:
+    """Whether a new item at ``site``, and in ``group``, may begin with the process server ``name``. Raises
+    :class:`NoSuchProcessServer`, :class:`GroupHasOne`, SiteUnreachable."""
+    with core.database.read() as session:
+        there = groups.members(session, group) if group is not None else []
+    if there:
+        raise GroupHasOne(f"The group {group} has its process server already.")
+    known = _names(core, site)
+    if name not in known:
+        inventory.machines(core, site, fresh=True)  # it may have joined since the site was last heard of
+        known = _names(core, site)
+    if name not in known:
+        raise NoSuchProcessServer(f"Site {site!r} has no process server {name!r}; it has {', '.join(known) or 'none'}.")
+
+
+def _names(core: Core, site: str) -> list[str]:
+    with core.database.read() as session:
+        facts = inventory.site(session, site).facts
+    return [vitals.name for vitals in server_health.process_servers(site, facts, None)]
 
 
 def switch(core: Core, item: str, process_server: str) -> Json:

@@ -16,7 +16,7 @@ from homeport.trust.certificates import key_digest, read_request
 from homeport.trust.clocks import ClockSkew, compare_clocks
 from homeport.trust.registration import KeyTampered, RegistrationKey
 from homeport.trust.security import Event
-from homeport.vault import inventory, servers
+from homeport.vault import configuration_backups, inventory, servers
 from homeport.vault.core import Core
 from homeport.vault.database import Json, RegistrationKeyRow, ServerRow
 
@@ -43,6 +43,16 @@ class KeyUsed(HomeportError):
     remedy = (
         "Each server needs a key of its own: `homeport vault key new`. If you did not use this one before, somebody "
         "else did: `homeport server list`, then `homeport server revoke NAME`."
+    )
+
+
+class StillThere(HomeportError):
+    """Two configuration servers with one identity would both act for the site."""
+
+    code = "configuration-server.still-there"
+    remedy = (
+        "Stop it, and run the restore again some seconds later. Where it can't be stopped, `homeport server revoke "
+        "NAME` at the vault first: then nobody takes its word any more."
     )
 
 
@@ -83,13 +93,16 @@ def make(
     return key
 
 
-def join(core: Core, text: str, name: str, request: str, their_time: datetime) -> Json:
+def join(core: Core, text: str, name: str, request: str, their_time: datetime, restores: str | None = None) -> Json:
     """A configuration server joins with a key's ``text``. ``their_time``: what its clock shows. The same server may
-    ask again until it has its certificate; the key is used up when that is first shown (servers.hear). Raises
-    :class:`ClockSkew` and what is wrong with the key; all of it is logged."""
+    ask again until it has its certificate; the key is used up when that is first shown (servers.hear). ``restores``:
+    it is a lost one that is restored, from the "vault" or a "file"; without a name it has the lost one's. Raises
+    :class:`ClockSkew`, :class:`StillThere`, NoBackup, and what is wrong with the key; all of it is logged."""
     try:
         compare_clocks("the vault", core.clock(), "the server", their_time)
         key = _checked(core, text)
+        if restores is not None:
+            name = _restored(core, key.site, name, from_vault=restores == "vault")
         return _join(core, key, name, request)
     except ClockSkew as error:
         security.record(Event.CLOCK_REFUSED, name=name, reason=error.cause)
@@ -100,6 +113,21 @@ def join(core: Core, text: str, name: str, request: str, their_time: datetime) -
     except HomeportError as error:
         security.record(Event.KEY_REFUSED, name=name, code=error.code, reason=error.cause)
         raise
+
+
+def _restored(core: Core, site: str, name: str, *, from_vault: bool) -> str:
+    """The name of a configuration server that may be restored now."""
+    with core.database.read() as session:
+        inventory.site(session, site)
+        before = servers.configuration_servers(session, site)
+        backup = configuration_backups.newest(session, site)
+    if from_vault and backup is None:
+        raise configuration_backups.NoBackup(f"The vault keeps no backup of a configuration server of site {site!r}.")
+    revoked = bool(before) and all(row.state == servers.REVOKED for row in before)
+    if not revoked and not core.liveness.gone(site, core.timeouts.gone):
+        raise StillThere(f"The configuration server of site {site!r} is still there, or was a moment ago.")
+    lost = before[0].name if before else backup["server"] if backup is not None else ""
+    return name or lost
 
 
 def _checked(core: Core, text: str) -> RegistrationKey:

@@ -301,7 +301,7 @@ def hear(core: Core, session: Session, server: ServerRow, certificate: Certifica
     _revoke(core, session, [server.name], "another took its place", but=server.key)
     if used is not None:
         used.used = core.clock()
-        for other in _configuration_servers(session, server.site):
+        for other in configuration_servers(session, server.site):
             if other.name != server.name:
                 _revoke(core, session, [other.name], f"{server.name} took its place")
                 other.removed = core.clock()
@@ -321,7 +321,7 @@ def seen(core: Core, site: str, name: str, serial: str, version: str | None) -> 
         return {"name": name, "state": server.state}
 
 
-def _configuration_servers(session: Session, site: str) -> list[ServerRow]:
+def configuration_servers(session: Session, site: str) -> list[ServerRow]:
     wanted = select(ServerRow).where(
         ServerRow.site == site, ServerRow.role == Role.CONFIGURATION_SERVER, ServerRow.removed.is_(None)
     )
@@ -337,7 +337,7 @@ def free_for(core: Core, session: Session, who: ServerName, *, replace: bool) ->
             raise NameTaken(f"There is a server {who.name!r} already: a {row.role} of site {row.site!r}.")
         if not replace and row.state != JOINING:
             raise SiteTaken(f"Site {who.site!r} has a configuration server {who.name!r} already.")
-    others = [each.name for each in _configuration_servers(session, who.site) if each.name != who.name]
+    others = [each.name for each in configuration_servers(session, who.site) if each.name != who.name]
     if others and not replace:
         raise SiteTaken(f"Site {who.site!r} has a configuration server already: {', '.join(others)}.")
 

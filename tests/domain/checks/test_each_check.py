@@ -141,6 +141,13 @@ PROVOKED: list[tuple[str, Facts, Callable[[Facts], Facts], Severity, str]] = [
     ("store-full", forward(O.PROTECT), away(store=Store(True, "", GiB)), WARNING, "1.0 GiB are free"),
     ("store-at-own-site", forward(), item(store="east"), ERROR, "machine and points are at site 'east'"),
     ("store-at-own-site", forward(), away(host="host of east"), INFO, "on one host"),
+    ("store-at-own-site", forward(),
+     away(host="host of east", store=Store(True, "", GiB, "/srv/backup")), ERROR,
+     "the store of site 'west' lies in the folder of site 'east'"),
+    ("store-at-own-site", forward(),
+     away(host="host of east", store=Store(True, "", GiB, "/srv2")), INFO, "on one host"),
+    ("vault-at-source", forward(), also(vault_host="host of east"), ERROR, "the host of site 'east'"),
+    ("vault-at-source", coming_home(), also(vault_host="host of west"), ERROR, "the host of site 'west'"),
     ("master-target-heartbeat", failed_over(O.REPROTECT), at_home(silence=31.0), ERROR, "31 s ago"),
     ("master-target-heartbeat", failed_over(), at_home(silence=None), WARNING, "never heard of"),
     ("original-storage", failed_over(O.REPROTECT),
@@ -204,6 +211,7 @@ UNKNOWN: list[tuple[str, Facts]] = [
     ("ports-free", forward(O.FAILOVER, away=site("west", machines=None))),
     ("test-left", forward(item=replace(forward().item, state=State.TEST_FAILOVER_CLEANUP_PENDING))),
     ("store-unreachable", forward(O.FAILOVER, away=site("west", store=Store()))),
+    ("vault-at-source", forward(home=site("east", WEB, host=None), vault_host="a host")),
     ("original-storage", failed_over(O.REPROTECT, home=site("east", WEB, folder=None))),
     ("original-missing", failed_over(O.REPROTECT, home=site("east", machines=None))),
     ("retention-filesystem", failed_over(O.REPROTECT, home=site("east", WEB, retention=None))),
@@ -294,3 +302,10 @@ def test_a_check_says_why_and_what_to_do(check: Check) -> None:
     assert check.causes
     assert check.remedy.endswith(".")
     assert check.refuses <= check.before
+
+
+def test_a_vault_at_the_other_site_or_of_a_trial_on_one_host_is_no_trouble() -> None:
+    assert judge("vault-at-source", forward(vault_host="host of west")) is None
+    assert judge("vault-at-source", failed_over(vault_host="host of west")) is None, "nothing is replicated"
+    trial = forward(vault_host="host of east", away=site("west", host="host of east"))
+    assert judge("vault-at-source", trial) is None

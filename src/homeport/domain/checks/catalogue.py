@@ -25,6 +25,7 @@ CATALOGUE: tuple[Check, ...] = (
     store.store_unreachable,
     store.store_full,
     store.store_at_own_site,
+    store.vault_at_source,
     site.privilege_missing,
     site.memory_at_target,
     site.quota_at_target,

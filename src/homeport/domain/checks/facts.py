@@ -57,11 +57,12 @@ class Drive:
 
 @dataclass(frozen=True)
 class Store:
-    """A site's recovery store. ``free``: None where the storage has no such number (object storage)."""
+    """A site's recovery store. ``free``, ``path``: None where the storage has no such thing (object storage)."""
 
     reachable: bool | None = None
     why: str = ""
     free: int | None = None
+    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ class ItemFacts:
 class Facts:
     """``original``, ``recovered``: the machine as it is at home, and as it shall be away. ``points``: those offered,
     oldest first. ``operation`` None: looked at in between. ``network``, ``forward``: asked for by a test failover.
-    ``passphrase_confirmed``: that of the vault."""
+    ``passphrase_confirmed``: that of the vault; ``vault_host``: that it lives on, None: not known, or on no single one.
+    """
 
     now: datetime
     original: Machine
@@ -127,6 +129,7 @@ class Facts:
     policy: Policy | None
     points: tuple[PointInfo, ...] = ()
     passphrase_confirmed: bool = True
+    vault_host: str | None = None
     operation: Operation | None = None
     planned: bool = False
     network: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 from homeport.domain.errors import HomeportError
 from homeport.domain.servers import Role
 from homeport.servers.cache_room import CacheRoom
+from homeport.servers.configuration_backup import EVERY, LOOK_EVERY, Schedule, take_up
 from homeport.servers.join_passphrase import JoinPassphrase
 from homeport.servers.join_service import UNGUARDED, install_errors, join_routes
 from homeport.servers.joining import IDENTITY
@@ -43,6 +45,8 @@ SILENT_AFTER = 60.0
 """Seconds without an answer from who is dialled after which it counts as away."""
 GREET_EVERY = 60.0
 TELL_EVERY = 30.0
+_OF_A_BACKUP = ("folder", "store", "vault", "listen")
+"""Settings that a backup names."""
 
 
 class WrongRole(HomeportError):
@@ -124,6 +128,7 @@ class ConfigurationServer(SiteServer):
         self.relay = Relay(config.state)
         self._work: SiteWork | None = None
         self._web: Web | None = None
+        self._backups: Schedule | None = None
         self._ending = threading.Event()
 
     def start(self) -> None:
@@ -131,6 +136,7 @@ class ConfigurationServer(SiteServer):
         self.stack.callback(listener.close)
         context = self.begin()
         self.stack.enter_context(Lock(self.folder / "servers.lock"))
+        take_up(self.config.state, self.folder, {name: self.config.values[name] for name in _OF_A_BACKUP})
         work = self._work = SiteWork(
             context.name, context.site, self.folder, context.objects, context.objects_url, self.relay
         )
@@ -151,6 +157,9 @@ class ConfigurationServer(SiteServer):
         self._web.start()
         self.stack.callback(worker.stop)
         worker.start()
+        self._backups = Schedule(self.config.state, self.identity.site, vault)
+        keeper = threading.Thread(target=self._back_up, args=(self._backups,), name="backups", daemon=True)
+        keeper.start()
         teller = threading.Thread(target=self._tell_servers, args=(vault,), name="tell-servers", daemon=True)
         self.stack.callback(self._ending.set)
         teller.start()
@@ -164,6 +173,13 @@ class ConfigurationServer(SiteServer):
                 except (httpx.HTTPError, RuntimeError) as error:
                     log.info("server not told to the vault", server=told["name"], error=str(error))
 
+    def _back_up(self, backups: Schedule) -> None:
+        while not self._ending.wait(LOOK_EVERY):
+            try:
+                backups.tend()
+            except Exception:
+                log.exception("backing up failed")
+
     def failed(self) -> str | None:
         return "the service for this site's servers has ended" if self._web and not self._web.alive else None
 
@@ -172,6 +188,11 @@ class ConfigurationServer(SiteServer):
         if self._work is not None:
             store = self._work.store.facts()["store"]
             found.append(Check("store", store["reachable"], store["why"] or "it answers"))
+        if self._backups is not None:
+            at = self._backups.last()
+            late = at is None or datetime.now(UTC) - at > 2 * EVERY
+            told = "the vault has none" if at is None else f"the vault has one of {at}"
+            found.append(Check("backup", not late, told))
         for server in self.relay.servers():
             text = f"{server['role']}, {server['state']}, last contact {server['last_contact'] or 'never'}"
             found.append(Check(f"server {server['name']}", server["state"] == "connected", text))

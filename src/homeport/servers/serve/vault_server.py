@@ -14,6 +14,7 @@ from homeport.servers.serve.health import Check
 from homeport.servers.serve.settings import Config
 from homeport.servers.serve.web import Web, listen
 from homeport.servers.up import seal_header
+from homeport.sites.qemu import host_id
 from homeport.trust.asgi import tls_server
 from homeport.vault.app import Vault, create_vault
 
@@ -36,7 +37,7 @@ class VaultServer:
             outside, local = listen(config.address("listen")), listen(config.address("local"))
             stack.callback(outside.close)
             stack.callback(local.close)
-            vault = create_vault(config.state, database=config.text("database") or None)
+            vault = create_vault(config.state, database=config.text("database") or None, host=host_id())
             stack.callback(vault.close)
             seal_header(vault)
             hosts = [urlsplit(url).hostname or "" for url in urls]

@@ -54,7 +54,7 @@ class ProviderWork:
         }
 
     def facts(self) -> dict[str, Any]:
-        return {**self._site.facts(), "folder": drive(self._context.folder.parent)}
+        return {**self._site.facts(), "folder": drive(self._context.folder.parent.resolve())}
 
     def tend(self) -> None:
         """Look after what must go on: point servers, and hydration of machines that have come up."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,20 @@ class Fences:
                 raise StaleWork(f"work with fence {fence} arrived after {seen}")
             if fence > seen:
                 write_durably(path, str(fence).encode())
+
+    def known(self) -> dict[str, int]:
+        """By item the newest number seen."""
+        if not self._folder.is_dir():
+            return {}
+        return {path.name: int(path.read_text()) for path in self._folder.iterdir() if not path.name.startswith(".")}
+
+    def raise_to(self, fences: Mapping[str, int]) -> None:
+        """Those numbers were seen, elsewhere; one that is higher here stays."""
+        with self._lock:
+            for item, fence in fences.items():
+                path = self._folder / item
+                if fence > (int(path.read_text()) if path.exists() else 0):
+                    write_durably(path, str(fence).encode())
 
 
 def optional_point(params: Params, name: str) -> PointId | None:

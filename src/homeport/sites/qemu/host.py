@@ -39,7 +39,7 @@ def host_facts(path: Path) -> dict[str, Any]:
     memory = _memory()
     return {
         "clock": datetime.now(UTC).isoformat(),
-        "host": _host(),
+        "host": host_id(),
         "free_memory": memory.get("MemAvailable", 0),
         "total_memory": memory.get("MemTotal", 0) + memory.get("SwapTotal", 0),
         "cpus": os.cpu_count() or 1,
@@ -141,7 +141,7 @@ def _memory() -> dict[str, int]:
     return found
 
 
-def _host() -> str:
+def host_id() -> str:
     """Of the system that runs here (machine-id(5)); of this boot, where it has none."""
     for place in (_MACHINE_ID, Path("/proc/sys/kernel/random/boot_id")):
         try:

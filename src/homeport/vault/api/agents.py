@@ -16,7 +16,7 @@ from homeport.domain.errors import HomeportError
 from homeport.domain.operations import after_report
 from homeport.trust import tls
 from homeport.trust.asgi import peer_in
-from homeport.vault import inventory, items, servers, work
+from homeport.vault import configuration_backups, inventory, items, servers, work
 from homeport.vault.api.context import TheCore
 from homeport.vault.core import Core
 from homeport.vault.database import ItemRow, SettingRow, now
@@ -60,6 +60,7 @@ class Report(BaseModel):
     """How an item's replication is. ``points``: the whole list of the timeline's points, where it is told.
     ``rpo_from``: time of the newest complete point. ``crossed``: bytes over the wire between the sites for this
     item, {"out", "in"}, since this server began. ``found_by``: per disk how the newest point's changes were found.
+    ``process_server``: who replicates, where the site has several.
     ``round``: of a member of a group: {"group", "at": the last instant that it shared, "trouble": why not this one}."""
 
     item: str
@@ -73,6 +74,7 @@ class Report(BaseModel):
     crossed: Json | None = None
     found_by: Json | None = None
     round: Json | None = None
+    process_server: str | None = None
 
 
 @router.post("/hello")
@@ -206,6 +208,31 @@ def renew(request: Request, core: TheCore, site: str, body: Renewal) -> Json:
     if peer is None:
         raise tls.PeerUnknown("Only a server with a certificate can renew it.")
     return servers.renew(core, peer, body.csr)
+
+
+class ConfigurationBackup(BaseModel):
+    """``content``: what the site's configuration server can't have anew."""
+
+    content: Json
+
+
+class Restoring(BaseModel):
+    """``backup``: as the vault sealed it; null: the newest that the vault keeps."""
+
+    backup: Json | None = None
+
+
+@router.post("/configuration-backups", status_code=201)
+def keep_configuration(request: Request, core: TheCore, site: str, body: ConfigurationBackup) -> Json:
+    """Keep a backup of the site's configuration server; answers it, sealed."""
+    peer = peer_in(request.scope)
+    return {"backup": configuration_backups.keep(core, site, peer.who.name if peer is not None else site, body.content)}
+
+
+@router.post("/configuration-backups/restore")
+def restore_configuration(core: TheCore, site: str, body: Restoring) -> Json:
+    """What the site's new configuration server, which has joined in place of a lost one, begins with."""
+    return configuration_backups.read(core, site, body.backup)
 
 
 @router.post("/servers")

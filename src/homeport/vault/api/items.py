@@ -40,7 +40,8 @@ class TargetProperties(BaseModel):
 class NewItem(TargetProperties):
     """``machine``: name or uuid at the site ``from``. ``exclude_disks``: ids of disks that are not replicated.
     ``seed``: by disk id the path of an image below the folder of the site ``to``, which the first copy begins from;
-    ``group``: the replication group that it becomes a member of, which begins with its first member."""
+    ``group``: the replication group that it becomes a member of, which begins with its first member;
+    ``process_server``: of the site ``from``, that it begins with; null: the site chooses."""
 
     machine: str
     home: str = Field(alias="from")
@@ -49,6 +50,7 @@ class NewItem(TargetProperties):
     exclude_disks: list[str] = []
     seed: dict[str, str] = {}
     group: str | None = None
+    process_server: str | None = None
 
 
 class ItemChanges(TargetProperties):
@@ -94,8 +96,9 @@ def protect(core: TheCore, body: NewItem) -> dict[str, Any]:
         tags=tuple(body.tags),
     )
     job = operations.protect(
-        core, body.machine, body.home, body.away, body.policy, target, seed=body.seed, group=body.group
-    )
+        core, body.machine, body.home, body.away, body.policy, target, seed=body.seed, group=body.group,
+        process_server=body.process_server,
+    )  # fmt: skip
     with core.database.read() as session:
         return {"job": jobs.to_json(session, jobs.find(session, job))}
 

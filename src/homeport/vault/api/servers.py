@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -29,12 +29,13 @@ class NewKey(BaseModel):
 
 class Joining(BaseModel):
     """``key``: the text of the registration key's file; ``csr``: request for a certificate, PEM; ``time``: what the
-    server's clock shows."""
+    server's clock shows; ``restores``: a lost one is restored; then ``name`` may be empty: the lost one's."""
 
     key: Annotated[str, Field(max_length=32 << 10)]
     name: str
     csr: Annotated[str, Field(max_length=16 << 10)]
     time: datetime
+    restores: Literal["vault", "file"] | None = None
 
 
 class Revocation(BaseModel):
@@ -59,7 +60,7 @@ def authority(core: TheCore) -> Json:
 @router.post("/join", status_code=201)
 def join(core: TheCore, body: Joining) -> Json:
     """A configuration server joins; its registration key alone admits it."""
-    return registration.join(core, body.key, body.name, body.csr, body.time)
+    return registration.join(core, body.key, body.name, body.csr, body.time, body.restores)
 
 
 @router.post("/registration-keys", status_code=201)

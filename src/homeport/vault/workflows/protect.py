@@ -132,7 +132,7 @@ def first_point(run: Run, facts: Facts) -> tuple[Facts, Json]:
         run.step("import-seed", import_seed(facts, seed))
     else:
         run.step("prepare-timeline", replication.prepare_timeline(facts, facts.away, facts.timeline))
-    run.step("replicate", start(facts))
+    run.step("replicate", start(facts, run.params.get("process_server")))
     first: Json = run.step("first-point", replication.wait_for_point(facts.timeline, above=0 if seed else -1))
     return facts, first
 
@@ -238,7 +238,7 @@ def drop_seed(facts: Facts) -> Effect:
     return effect
 
 
-def start(facts: Facts) -> Effect:
+def start(facts: Facts, process_server: str | None) -> Effect:
     begin = replication.replicate(
         facts,
         at=facts.home,
@@ -246,6 +246,7 @@ def start(facts: Facts) -> Effect:
         timeline=facts.timeline,
         lineage=facts.lineage,
         policy=facts.policy,
+        process_server=process_server,
     )
 
     def effect(step: Step) -> Json:

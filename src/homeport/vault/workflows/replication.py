@@ -74,9 +74,11 @@ def replicate(
     policy: Json,
     tracker_base: str | None = None,
     same_as: str | None = None,
+    process_server: str | None = None,
 ) -> Effect:
     """The running machine at ``at`` replicates into ``timeline`` at ``store``, until it is stopped. ``policy``: as the
-    operation found it; the step takes what was changed since."""
+    operation found it; the step takes what was changed since. ``process_server``: of the site ``at``, that it begins
+    with; which one has it later the site knows."""
     params = {
         "vm": facts.vm_at(at),
         "timeline": timeline,
@@ -100,7 +102,8 @@ def replicate(
             raise SiteUnreachable(
                 f"The configuration server of site {store!r} never told where its store takes changes.", site=store
             )
-        return step.ask(at, "replicate", {**params, "store": {"site": store, **gateway}})
+        asked = {**params, "store": {"site": store, **gateway}}
+        return step.ask(at, "replicate", asked | ({"process_server": process_server} if process_server else {}))
 
     return effect
 
