@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -322,10 +323,11 @@ def test_segments_are_uploaded_together_before_the_record(tmp_path: Path, monkey
     spooled = builder.finish(instant=NOW, disks={DISK: len(content)})
     together = threading.Barrier(2, timeout=30)
     order: list[str] = []
+    begun = count()
     put, put_file = objects.put, objects.put_file
 
     def upload(key: str, path: Path, *, if_absent: bool = True) -> None:
-        if len(order) < 4:
+        if next(begun) < 4:
             together.wait()  # two at a time, or this breaks
         put_file(key, path, if_absent=if_absent)
         order.append("segment")
@@ -338,8 +340,8 @@ def test_segments_are_uploaded_together_before_the_record(tmp_path: Path, monkey
     monkeypatch.setattr(objects, "put_file", upload)
     monkeypatch.setattr(objects, "put", record)
     done: list[tuple[int, int]] = []
-    writer.publish(spooled, lambda count, total: done.append((count, total)))
+    writer.publish(spooled, lambda sent, total: done.append((sent, total)))
     assert order == ["segment"] * len(spooled.segments) + ["record"]
     assert len(spooled.segments) >= 4
-    assert [count for count, _ in done] == sorted(count for count, _ in done)
+    assert [sent for sent, _ in done] == sorted(sent for sent, _ in done)
     assert done[-1][0] == done[-1][1] == spooled.stored_bytes
