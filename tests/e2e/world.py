@@ -201,14 +201,15 @@ class World:
         assert self.process is not None
         assert self.process.wait(timeout) == -signal.SIGKILL
 
-    def api(self, method: str, path: str, body: Any = None, timeout: float = 60) -> Any:
+    def api(self, method: str, path: str, body: Any = None, timeout: float = 60, key: str | None = None) -> Any:
+        """``key``: with it, a request that got no answer may be repeated."""
         endpoint = (self.state / "endpoint").read_text().strip()
         token = (self.state / "token").read_text().strip()
         response = httpx.request(
             method,
             endpoint + path,
             json=body,
-            headers={"Authorization": f"Bearer {token}"},
+            headers={"Authorization": f"Bearer {token}"} | ({"Idempotency-Key": key} if key else {}),
             timeout=timeout,
             verify=False,  # spares the reading of certificates, which costs more than the request
         )
@@ -228,8 +229,9 @@ class World:
         body = {"machine": self.name, "from": "a", "to": "b", "policy": "p", **more}
         self.wait(self.api("POST", "/v1/items", body)["job"])
 
-    def start(self, operation: str, **body: Any) -> dict[str, Any]:
-        job: dict[str, Any] = self.api("POST", f"/v1/items/{self.name}/operations/{operation}", body)["job"]
+    def start(self, operation: str, key: str | None = None, **body: Any) -> dict[str, Any]:
+        path = f"/v1/items/{self.name}/operations/{operation}"
+        job: dict[str, Any] = self.api("POST", path, body, key=key)["job"]
         return job
 
     def do(self, operation: str, **body: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import tempfile
 import time
@@ -47,7 +48,7 @@ class StorageDaemon:
             path.unlink(missing_ok=True)
         self.process = subprocess.Popen(command)
         deadline = time.monotonic() + 20
-        while not (self.qmp.exists() and (self.nbd.exists() or not server)):
+        while not (answers(self.qmp) and (answers(self.nbd) or not server)):
             assert self.process.poll() is None, "the storage daemon did not start"
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -67,6 +68,12 @@ class StorageDaemon:
         assert self.process
         self.process.terminate()
         self.process.wait(20)
+
+
+def answers(path: Path) -> bool:
+    """Whether somebody listens: a socket has its name a moment before that."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        return sock.connect_ex(str(path)) == 0
 
 
 @contextmanager

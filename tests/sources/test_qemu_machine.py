@@ -48,7 +48,7 @@ def machine(request: pytest.FixtureRequest) -> Iterator[StorageDaemon]:
         daemon.qmp.unlink(missing_ok=True)
         daemon.process = subprocess.Popen(command)
         deadline = time.monotonic() + 30
-        while not daemon.qmp.exists():
+        while not answers(daemon.qmp):
             assert daemon.process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
