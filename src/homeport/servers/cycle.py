@@ -401,10 +401,11 @@ class Cycle:
             else:
                 file.reset(UNKNOWN)
                 held = FileBase(file.digests)
+            grown = added.total > 0
+            candidates = candidates.union(added)
             wrong = self._sample(disk, candidates, held if valid else None, view.incarnation)
             if not wrong:
-                grown = added.total > 0
-                self._walk(disk, builder, held, candidates.union(added), self._allocated(disk) if grown else None)
+                self._walk(disk, builder, held, candidates, self._allocated(disk) if grown else None)
                 return "tracking, and what was added" if grown else "tracking"
             log.warning("the tracker missed changes", disk=disk.id, blocks=wrong, item=self._spec.item)
         return self._compare_all(disk, file, valid, reader, builder, complete)
@@ -446,7 +447,7 @@ class Cycle:
 
     def _added(self, disk: DiskView, file: DigestFile, reader: PointReader | None) -> Extents | None:
         """By how much a disk is larger than the head's: no tracker marks that, and it needn't be zeroes (a volume's may
-        be what lay there before). None where only a comparison can tell: it has shrunk, or its former size isn't known."""
+        be what lay there before). None where only a comparison can tell: it shrank, or its former size isn't known."""
         covers = file.covers
         if covers is None and reader is not None:
             covers = reader.disks.get(disk.id)

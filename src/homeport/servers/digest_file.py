@@ -5,8 +5,8 @@
 The file is a convenience, never a truth: it names the *point* for which it is valid and is void while an update is
 under way, so a crash at any moment leaves either a valid file or a void one; a void file is rebuilt or done without.
 A digest of sixteen zero bytes is a zero block; sixteen 0xFF bytes mean 'not known': such a block is always sent.
-Where a disk has grown, what was added counts as zeroes, as it does in the store, and the block that was the last one isn't
-known: it has become longer.
+Where a disk has grown, what was added counts as zeroes, as it does in the store, and the block that was the last one
+isn't known: it has become longer.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class DigestFile:
     """Digests of a disk of ``size`` bytes. ``valid_for`` is None when nothing may be relied on. Raises OSError where
     there is no room for the file.
 
-    ``covers``: bytes that the disk had when the file was last valid (less than ``size`` where it has grown since); None:
-    it never was, or the disk has shrunk.
+    ``covers``: bytes that the disk had when the file was last valid (less than ``size`` where it has grown since).
+    None: it never was, or the disk has shrunk.
     """
 
     def __init__(self, path: Path, size: int) -> None:
