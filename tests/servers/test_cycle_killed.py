@@ -159,13 +159,13 @@ def test_parts_that_waited_in_the_cache_at_a_kill_are_shipped_and_not_read_again
     assert dies(cut_off, 1)
     rig.write_at("disk0", 0, os.urandom(BLOCK))  # tracked
     read: list[int] = []
-    read_into = QemuDiskView.read_into
+    read_ranges = QemuDiskView.read_ranges
 
-    def counted(view: QemuDiskView, offset: int, buffer: memoryview) -> None:
-        read.append(len(buffer) if view.id == "disk0" else 0)
-        read_into(view, offset, buffer)
+    def counted(view: QemuDiskView, ranges: list[tuple[int, memoryview]]) -> None:
+        read.extend(len(buffer) for _, buffer in ranges if view.id == "disk0")
+        read_ranges(view, ranges)
 
-    monkeypatch.setattr(QemuDiskView, "read_into", counted)
+    monkeypatch.setattr(QemuDiskView, "read_ranges", counted)
     cycle = rig.cycle()
     cycle.first_copy()
     assert sum(read) == 2 * MiB - (first_copies.IN_FLIGHT + 1) * 256 * KiB
