@@ -79,6 +79,8 @@ class Seen:
     drained: float
     cpu: dict[str, float] = field(default_factory=dict)
     others: float = 0.0
+    each: list[tuple[float, float, int]] = field(default_factory=list)
+    """Of each point: its instant since the writer began, seconds until it was in the store, bytes changed."""
 
     @property
     def held(self) -> bool:
@@ -160,6 +162,7 @@ def _measured(apart: Apart, link: str, rate: float, interval: float, seconds: fl
         backlog=backlog,
         drained=drained,
         cpu=used,
+        each=[(point.instant - began, point.there - point.instant, point.changed) for point in inside],
         others=(all_after - all_cpu - sum(used.values())) / (ended - began) / PROCESSORS,
     )
 
