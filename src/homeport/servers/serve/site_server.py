@@ -222,7 +222,7 @@ class ProcessServer(SiteServer):
     def reload(self, config: Config) -> None:
         """Rates at once, threads from an item's next session on."""
         if self._shipping is not None:
-            self._shipping.throttle.schedule, self._shipping.threads = config.schedule(), config.threads
+            self._shipping.throttle.own, self._shipping.threads = config.schedule(), config.threads
 
     def checks(self) -> list[Check]:
         found = super().checks()
