@@ -130,6 +130,8 @@ class Relay:
         self._replications: list[Params] | None = None
         self._report: Report = lambda report: None
         self._stopped = False
+        self.store: str | None = None
+        """URL of the site's store, where it isn't in the site's own folder."""
         self._sleepers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._told: list[tuple[str, str]] = []
         for name, kept in _read(folder / SERVERS).items():

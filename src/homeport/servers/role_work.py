@@ -23,6 +23,8 @@ class RoleWork:
         self._role = role
         self._folder = folder
         self._fences = Fences(state / "fences")
+        self.heard: Callable[[dict[str, Any]], None] = lambda answer: None
+        """Called with what is answered to a greeting."""
 
     def connect(self, report: Report) -> None:
         if isinstance(self._role, ProcessServerWork):
@@ -37,7 +39,7 @@ class RoleWork:
         if isinstance(self._role, ProcessServerWork):
             told |= {"gateway": self._role.gateway(), "items": self._role.items()}
             told |= {"superseded": self._role.superseded()}
-        hello(told)
+        self.heard(hello(told))
 
     def resume(self, replications: list[Params]) -> None:
         if isinstance(self._role, ProcessServerWork):

@@ -97,6 +97,8 @@ class SiteWork:
         self.store = StoreWork(context)
         self.servers: SiteServers = servers or ServersHere(context)
         self._fences = Fences(folder / "fences")
+        self.heard: Callable[[dict[str, Any]], None] = lambda answer: None
+        """Called with what the vault answers to a greeting."""
 
     def connect(self, report: Report) -> None:
         """``report``: called with how an item's replication is, whenever that changes."""
@@ -121,6 +123,7 @@ class SiteWork:
             hello(self._greeting(self.store.sealed_header()))  # so that sites which join later get it too
         if "throttles" in answer:
             self.servers.throttle(answer["throttles"])
+        self.heard(answer)
 
     def _greeting(self, sealed: str | None) -> dict[str, Any]:
         return {"gateway": self.servers.gateway(), "facts": self.facts(), "sealed": sealed}

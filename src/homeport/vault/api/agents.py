@@ -94,7 +94,7 @@ def hello(core: TheCore, site: str, body: Hello) -> Json:
         if sealed is None and body.sealed is not None:
             sealed = SettingRow(name="sealed", value={"text": body.sealed})
             session.add(sealed)
-        told = throttles.of_site(session, site)
+        told = {"throttles": throttles.of_site(session, site), "store": row.store}
     work.hello(core, site, body.executor)
     if moved:
         _tell_gateway(core, site, body.executor)
@@ -103,7 +103,7 @@ def hello(core: TheCore, site: str, body: Hello) -> Json:
         "vault_key": core.secrets.vault_key,
         "passphrase": core.secrets.passphrase,
         "sealed": sealed.value["text"] if sealed is not None else None,
-        "throttles": told,
+        **told,
     }
 
 
@@ -264,6 +264,14 @@ def self(request: Request, core: TheCore, site: str) -> Json:
         "time": core.clock().isoformat(),
         "revocations": servers.revocation_number(core),
     }
+
+
+@router.get("/store")
+def store(core: TheCore, site: str) -> Json:
+    """URL of the site's store, for a server that begins; null: in the site's own folder, or where its servers' settings
+    say."""
+    with core.database.read() as session:
+        return {"store": inventory.site(session, site).store}
 
 
 @router.post("/work/{work_id}")
