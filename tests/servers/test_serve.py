@@ -31,6 +31,7 @@ GIVEN = {
     Role.CONFIGURATION_SERVER: {"folder": "/srv/site"},
     Role.PROCESS_SERVER: {"folder": "/srv/site", "advertise": "https://ps.example:9443"},
     Role.MASTER_TARGET: {"folder": "/srv/site"},
+    Role.MOBILITY_SERVICE: {"folder": "/srv/site"},
 }
 
 

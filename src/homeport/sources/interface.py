@@ -13,10 +13,11 @@ not the one asked for means ``unknown``: compare digests.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from homeport.domain.extents import Extents
 from homeport.domain.points import Consistency, PointId
@@ -50,6 +51,20 @@ class DiskView(Protocol):
 
     def allocated(self) -> Extents:
         """What may hold data; the rest reads as zeroes for certain (holes are skipped at a first copy)."""
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A view for which every read is a way to go: it fetches what will be read before it is asked for."""
+
+    def expecting(self, extents: Extents, piece: int) -> AbstractContextManager[None]:
+        """While the context lasts, the pieces of ``extents`` (``Extents.pieces(piece)``) are read, each once, in about
+        this order; other reads may come between."""
+
+
+def expecting(view: DiskView, extents: Extents, piece: int) -> AbstractContextManager[None]:
+    """Tell ``view`` what is about to be read, where that is of use to it."""
+    return view.expecting(extents, piece) if isinstance(view, ReadsAhead) else nullcontext()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,120 @@
+"""Frames on their way to who reads a disk: they come over several connections, in about the order that was asked for,
+and wait here in bounded memory until they are read."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+from homeport.domain.extents import Extents
+from homeport.mobility.frames import Frame, FrameWrong
+from homeport.sources.errors import SourceError, ViewBroken
+
+WINDOW = 48
+"""Pieces beyond the first unread one that are let in: what a reader may find ready, and the most that waits here. More
+than two bodies' worth, so that one is sent while the other is read."""
+LOOK_EVERY = 0.5
+
+
+class StreamClosed(ViewBroken):
+    """Nobody wants these frames any more."""
+
+
+class FrameStream:
+    """The pieces of ``extents`` of one disk (``number``: in its view), each once. Any thread may call any method.
+
+    ``alive``: asked while a reader waits; raises where nothing can come any more."""
+
+    def __init__(self, disk: str, number: int, extents: Extents, piece: int, alive: Callable[[], None]) -> None:
+        self._disk, self._number = disk, number
+        self._alive = alive
+        self._changed = threading.Condition()
+        self._pieces: Iterator[tuple[int, tuple[int, int]]] = enumerate(extents.pieces(piece))
+        self._wanted: dict[int, tuple[int, int]] = {}
+        """Number → (offset, length) of the pieces within the window that were not read yet."""
+        self._at: dict[int, int] = {}
+        """Offset → number of the same."""
+        self._arrived: dict[int, Frame] = {}
+        self._let_in = 0
+        self._all_let_in = False
+        self._finished = False
+        self._error: SourceError | None = None
+        with self._changed:
+            self._advance()
+
+    def _advance(self) -> None:
+        """Let in what the window has room for since the first unread piece was read."""
+        low = min(self._wanted, default=self._let_in)
+        while self._let_in < low + WINDOW:
+            following = next(self._pieces, None)
+            if following is None:
+                self._all_let_in = True
+                return
+            number, (offset, length) = following
+            self._wanted[number], self._at[offset] = (offset, length), number
+            self._let_in = number + 1
+
+    # ── from the wire ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def put(self, frame: Frame) -> None:
+        """Returns when there was room for it. Raises FrameWrong where it was not asked for, :class:`StreamClosed`."""
+        with self._changed:
+            self._changed.wait_for(lambda: frame.number < self._let_in or self._all_let_in or self._error is not None)
+            self._refuse_if_over()
+            wanted = self._wanted.get(frame.number)
+            if frame.disk != self._number or wanted != (frame.offset, frame.length) or frame.number in self._arrived:
+                raise FrameWrong(
+                    f"{self._disk}: frame {frame.number}, {frame.length} bytes at {frame.offset} of disk {frame.disk}, "
+                    "was not asked for",
+                    disk=self._disk,
+                )
+            self._arrived[frame.number] = frame
+            self._changed.notify_all()
+
+    def _refuse_if_over(self) -> None:
+        if self._error is not None:
+            raise StreamClosed(f"{self._disk}: nobody reads these frames any more", disk=self._disk)
+
+    # ── to the reader ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def take_into(self, offset: int, buffer: memoryview) -> bool:
+        """Fill ``buffer`` with the piece at ``offset``, when it has come; False: that is no piece that is still to be
+        read here. Raises what ended the stream, ViewBroken."""
+        with self._changed:
+            number = self._at.get(offset)
+            if number is None or self._wanted[number][1] != len(buffer):
+                return False
+            while number not in self._arrived:
+                if self._error is not None:
+                    raise self._error
+                if self._finished:
+                    raise ViewBroken(f"{self._disk}: all was sent, and bytes from {offset} on are missing")
+                if not self._changed.wait(LOOK_EVERY):
+                    self._alive()
+            frame = self._arrived.pop(number)
+            del self._wanted[number], self._at[offset]
+            self._advance()
+            self._changed.notify_all()
+        try:
+            frame.unpack_into(buffer)
+        except FrameWrong as error:
+            self.fail(error)
+            raise
+        return True
+
+    def fail(self, error: SourceError) -> None:
+        """Whoever waits is told; the first error counts."""
+        with self._changed:
+            if self._error is None:
+                self._error = error
+            self._arrived.clear()
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """All of it was sent, says who sent it."""
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        self.fail(StreamClosed(f"{self._disk}: the read is over", disk=self._disk))
