@@ -434,6 +434,8 @@ class Relay:
         ServerAway: the vault has not told yet."""
         with self._lock:
             if self._known(name).duty is Duty.MOBILITY_SERVICE:
+                if self._replications is None and not self._sources:  # "nobody" would end what goes on
+                    raise ServerAway("the vault has not told yet what replicates from this site")
                 return self.sources()
             if self._replications is None:
                 raise ServerAway("the vault has not told yet what replicates from this site")
