@@ -87,6 +87,7 @@ class Uplink:
             try:
                 if connection is None:
                     connection = self._connect()
+                self._check(connection)
                 self._polling = connection
                 answer = _ask(connection, POLL, self._told())
                 self.heard, self.trouble = time.monotonic(), ""
@@ -184,13 +185,19 @@ class Uplink:
         self._give(connection)
 
     def _take(self) -> http.client.HTTPSConnection:
+        connection: http.client.HTTPSConnection | None
         with self._lock:
             while self._idle:
                 since, connection = self._idle.pop()
                 if time.monotonic() - since < IDLE_MOST:
-                    return connection
+                    break
                 connection.close()
-        return self._connect()
+            else:
+                connection = None
+        if connection is None:
+            return self._connect()
+        self._check(connection)
+        return connection
 
     def _give(self, connection: http.client.HTTPSConnection) -> None:
         with self._lock:
@@ -208,14 +215,25 @@ class Uplink:
         connection.connect()
         try:
             connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            found = tls.peer(connection.sock).who
-            if found.name != self.server:
-                raise tls.WrongPeer(f"{found.uri} answers in place of {self.server}.", peer=found.uri)
         except BaseException:
             connection.close()
             raise
-        connection.auto_open = 0  # who is at the other end was looked at for this connection
+        connection.auto_open = 0  # who is at the other end is looked at for this connection
+        self._check(connection)
         return connection
+
+    def _check(self, connection: http.client.HTTPSConnection) -> None:
+        """Each time: it may have been revoked meanwhile. Raises WrongPeer, CertificateRevoked, CertificateExpired; the
+        connection is closed then."""
+        try:
+            if connection.sock is None:
+                raise http.client.NotConnected
+            who = self._identity.check_peer(connection.sock, Role.PROCESS_SERVER, self._identity.site).who
+            if who.name != self.server:
+                raise tls.WrongPeer(f"{who.uri} answers in place of {self.server}.", peer=who.uri)
+        except BaseException:
+            connection.close()
+            raise
 
 
 class _Cut:

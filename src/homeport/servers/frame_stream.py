@@ -23,7 +23,7 @@ class StreamClosed(ViewBroken):
 class FrameStream:
     """The pieces of ``extents`` of one disk (``number``: in its view), each once. Any thread may call any method.
 
-    ``alive``: asked while a reader waits; raises where nothing can come any more."""
+    ``alive``: asked now and then while a reader waits; raises where nothing can come any more."""
 
     def __init__(self, disk: str, number: int, extents: Extents, piece: int, alive: Callable[[], None]) -> None:
         self._disk, self._number = disk, number
@@ -84,23 +84,32 @@ class FrameStream:
             number = self._at.get(offset)
             if number is None or self._wanted[number][1] != len(buffer):
                 return False
-            while number not in self._arrived:
-                if self._error is not None:
-                    raise self._error
-                if self._finished:
-                    raise ViewBroken(f"{self._disk}: all was sent, and bytes from {offset} on are missing")
-                if not self._changed.wait(LOOK_EVERY):
-                    self._alive()
-            frame = self._arrived.pop(number)
-            del self._wanted[number], self._at[offset]
-            self._advance()
-            self._changed.notify_all()
+        while (frame := self._next(number, offset)) is None:
+            self._alive()  # without the lock: it has one of its own, whose owner may just be about to tell us
         try:
             frame.unpack_into(buffer)
         except FrameWrong as error:
             self.fail(error)
             raise
         return True
+
+    def _next(self, number: int, offset: int) -> Frame | None:
+        """The frame of that piece, which then counts as read; None: it has not come in a while."""
+        with self._changed:
+            over = self._changed.wait_for(
+                lambda: number in self._arrived or self._error is not None or self._finished, LOOK_EVERY
+            )
+            if self._error is not None:
+                raise self._error
+            frame = self._arrived.pop(number, None)
+            if frame is None:
+                if over:
+                    raise ViewBroken(f"{self._disk}: all was sent, and bytes from {offset} on are missing")
+                return None
+            del self._wanted[number], self._at[offset]
+            self._advance()
+            self._changed.notify_all()
+            return frame
 
     def fail(self, error: SourceError) -> None:
         """Whoever waits is told; the first error counts."""
