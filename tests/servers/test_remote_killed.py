@@ -164,7 +164,9 @@ def test_a_mobility_service_killed_at_any_step_leaves_nothing_missed(daemon: Sto
         killed = False
         while time.monotonic() < deadline and not killed:
             rig.write(1)
-            killed = os.waitpid(sender, os.WNOHANG)[0] != 0
+            pid, status = os.waitpid(sender, os.WNOHANG)
+            killed = pid != 0
+            assert not killed or os.WIFSIGNALED(status), "it ended by itself"
             if not killed and os.waitid(os.P_PID, server, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 break
             time.sleep(0.005)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -171,13 +172,10 @@ def test_frames_that_are_not_right_break_the_view_and_the_changes_go_back(served
 
 
 def test_frames_for_a_view_that_is_gone_are_refused(served: RemoteRig) -> None:
-    cycle = first_point(served)
-    view = served.local_source().begin_point(PointId(served.spec.timeline, 2), PointId(served.spec.timeline, 1))
+    first_point(served).close()
     assert served.uplink is not None
     with pytest.raises(ViewBroken, match="nobody reads these frames"):
         served.uplink._bring("0" * 16, [pack(0, 0, 0, memoryview(b"x" * BLOCK))])
-    assert view.disks
-    cycle.close()
 
 
 # ── who vanishes ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -323,7 +321,8 @@ def test_only_mobility_services_of_the_site_come_in_and_to_nothing_else(served: 
     with socket.create_connection(("127.0.0.1", served.port)) as plain:
         plain.sendall(b"POST /source/poll HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
         plain.settimeout(10)
-        assert b"200" not in plain.recv(100)
+        with contextlib.suppress(ConnectionResetError):
+            assert b"HTTP" not in plain.recv(100)
 
 
 def test_a_mobility_service_does_nothing_for_another_process_server_at_the_address(rig: RemoteRig) -> None:
@@ -351,7 +350,6 @@ def test_a_machine_elsewhere_takes_part_in_an_instant_of_its_group(
         def release(self) -> None:
             seen.append("release")
 
-    monkeypatch.setattr("homeport.sources.qemu.QemuHold", lambda qmp: Held())
     local = served.local_source
     monkeypatch.setattr(served, "local_source", lambda: _holding(local(), Held))
     barrier = GroupBarrier("g")

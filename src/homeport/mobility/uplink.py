@@ -74,10 +74,7 @@ class Uplink:
         if polling is not None and polling.sock is not None:
             with suppress(OSError):
                 polling.sock.shutdown(socket.SHUT_RDWR)
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for _, connection in idle:
-            connection.close()
+        self._drop_idle()
 
     # ── asking for calls ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -99,6 +96,7 @@ class Uplink:
                 if connection is not None:
                     connection.close()
                 connection = None
+                self._drop_idle()  # they broke with it
                 if self._stop.is_set():
                     break
                 reason = tls.reason(error) or error
@@ -183,6 +181,12 @@ class Uplink:
             connection.close()  # it may not have read all that was sent
             raise
         self._give(connection)
+
+    def _drop_idle(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for _, connection in idle:
+            connection.close()
 
     def _take(self) -> http.client.HTTPSConnection:
         connection: http.client.HTTPSConnection | None

@@ -21,7 +21,7 @@ from homeport.mobility.wire import Json, RemoteDisk, ServiceAway, extents_of_tex
 from homeport.servers.durable import write_durably
 from homeport.servers.frame_stream import FrameStream
 from homeport.servers.source_exchange import SourceExchange
-from homeport.sources.errors import SourceGone, ViewBroken
+from homeport.sources.errors import SourceError, SourceGone, ViewBroken
 from homeport.sources.interface import Cut, PointView
 
 log = structlog.get_logger(__name__)
@@ -90,7 +90,7 @@ class RemoteSource:
         self._vm = vm
         self._args = args
         self._owed = owed
-        self._id = exchange.open_source()
+        self._session: str | None = None
         self._recover: list[PointId] | None = None
 
     def _ask(self, name: str, *, meeting: Cut | None = None, patience: float | None = None, **args: Any) -> Any:
@@ -99,6 +99,13 @@ class RemoteSource:
         return self._exchange.ask(
             self._vm, name, {**self._args, **args}, source=self._id, cut=meeting, patience=patience
         )
+
+    @property
+    def _id(self) -> str:
+        """Of this session, from its first word on until :meth:`close`."""
+        if self._session is None:
+            self._session = self._exchange.open_source()
+        return self._session
 
     def _catch_up(self) -> None:
         """What was to be done while nobody was there. The commit first: what recovers must know what is no base."""
@@ -171,13 +178,22 @@ class RemoteSource:
 
     def recover(self, handed: list[PointId]) -> None:
         self._recover = handed
-        with self._unless_gone("recover", None):
-            self._catch_up()
+        try:
+            with self._unless_gone("recover", None):
+                self._catch_up()
+        except BaseException:
+            self.close()  # nobody goes on with it
+            raise
 
     def close(self) -> None:
-        self._exchange.close_source(self._id)
-        with self._unless_gone("close", None):
-            self._exchange.ask(self._vm, "close", self._args, source=self._id, patience=0.0)
+        id, self._session = self._session, None
+        if id is None:
+            return
+        self._exchange.close_source(id)
+        try:
+            self._exchange.ask(self._vm, "close", self._args, source=id, patience=0.0)
+        except SourceError as error:  # its lease ends it
+            log.info("a source was not closed", vm=self._vm, reason=error.cause)
 
     @contextlib.contextmanager
     def _unless_gone(self, what: str, point: PointId | None) -> Iterator[None]:

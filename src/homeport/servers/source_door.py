@@ -36,6 +36,9 @@ def serve(
     if exchange is None or identity is None or peer is None:
         _answer(request, 404, {}, end=True)
         return
+    if exchange.closed:
+        request.close_connection = True
+        return
     try:
         identity.check(peer, CALLERS, identity.site)
     except HomeportError as error:

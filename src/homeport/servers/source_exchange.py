@@ -181,7 +181,12 @@ class SourceExchange:
                 for _, each in sorted(self._services.items())
             ]
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def close(self) -> None:
+        """Nothing is asked any more; who polls is sent away."""
         with self._changed:
             self._closed = True
             for asked in self._asked.values():
@@ -221,6 +226,8 @@ class SourceExchange:
                     if gone():
                         service.heard = -GONE_AFTER
                         raise ConnectionError(f"{name} closed its connection")
+                if self._closed:
+                    raise ConnectionError("this process server ends")
                 for each in found:
                     each.taken = True
                 service.heard = time.monotonic()
