@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from storage_daemon import StorageDaemon
 
+from homeport.domain.extents import Extents
 from homeport.domain.points import PointId
 from homeport.domain.servers import Role
 from homeport.domain.units import BLOCK
-from homeport.mobility.frames import FrameWrong, pack
+from homeport.mobility.frames import Frame, FrameWrong, Kind, pack
 from homeport.mobility.sender import Assignment
 from homeport.mobility.uplink import Uplink
 from homeport.mobility.wire import ANSWER, FRAMES, POLL, ServiceAway
@@ -25,7 +26,7 @@ from homeport.qemu import graph
 from homeport.qemu.bitmaps import bitmaps
 from homeport.qemu.qmp import Qmp
 from homeport.servers import cycle as cycles
-from homeport.servers.frame_stream import FrameStream
+from homeport.servers import frame_stream
 from homeport.servers.group_barrier import GroupBarrier
 from homeport.servers.object_gateway import PROBE
 from homeport.sources.errors import SourceError, ViewBroken
@@ -160,6 +161,7 @@ def test_frames_that_are_not_right_break_the_view_and_the_changes_go_back(served
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Uplink, "_bring", wrong)
+        patch.setattr(frame_stream, "STALLED", 0.6)
         with pytest.raises((ViewBroken, FrameWrong)):
             cycle.take_point()
     until(lambda: open_views(served.daemon) == 0)
@@ -385,27 +387,23 @@ def _holding(source: object, hold: type[NothingRuns]) -> object:
 
 
 def test_no_more_waits_than_the_window() -> None:
-    from homeport.domain.extents import Extents
-    from homeport.mobility.frames import Frame, Kind
-    from homeport.servers.frame_stream import WINDOW
-
-    stream = FrameStream("disk0", 0, Extents.whole(1000 * BLOCK), BLOCK, lambda: None)
+    stream = frame_stream.FrameStream("disk0", 0, Extents.whole(1000 * BLOCK), BLOCK, lambda: None)
     put = []
 
     def bring() -> None:
-        for number in range(WINDOW + 1):
+        for number in range(frame_stream.WINDOW + 1):
             stream.put(Frame(Kind.ZERO, 0, number, number * BLOCK, BLOCK, b""))
             put.append(number)
 
     thread = threading.Thread(target=bring, daemon=True)
     thread.start()
-    until(lambda: len(put) == WINDOW)
+    until(lambda: len(put) == frame_stream.WINDOW)
     thread.join(0.2)
     assert thread.is_alive(), "the one beyond waits"
     assert stream.take_into(0, memoryview(bytearray(b"x" * BLOCK)))
     thread.join(10)
-    assert len(put) == WINDOW + 1
+    assert len(put) == frame_stream.WINDOW + 1
     assert not stream.take_into(0, memoryview(bytearray(BLOCK))), "each piece is read once"
     stream.close()
     with pytest.raises(ViewBroken):
-        stream.put(Frame(Kind.ZERO, 0, WINDOW + 1, (WINDOW + 1) * BLOCK, BLOCK, b""))
+        stream.put(Frame(Kind.ZERO, 0, frame_stream.WINDOW + 1, (frame_stream.WINDOW + 1) * BLOCK, BLOCK, b""))

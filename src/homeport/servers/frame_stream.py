@@ -4,6 +4,7 @@ and wait here in bounded memory until they are read."""
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from homeport.domain.extents import Extents
@@ -14,6 +15,8 @@ WINDOW = 48
 """Pieces beyond the first unread one that are let in: what a reader may find ready, and the most that waits here. More
 than two bodies' worth, so that one is sent while the other is read."""
 LOOK_EVERY = 0.5
+STALLED = 60.0
+"""Seconds without any frame after which a reader gives up."""
 
 
 class StreamClosed(ViewBroken):
@@ -39,6 +42,7 @@ class FrameStream:
         self._all_let_in = False
         self._finished = False
         self._error: SourceError | None = None
+        self._came = time.monotonic()
         with self._changed:
             self._advance()
 
@@ -69,6 +73,7 @@ class FrameStream:
                     disk=self._disk,
                 )
             self._arrived[frame.number] = frame
+            self._came = time.monotonic()
             self._changed.notify_all()
 
     def _refuse_if_over(self) -> None:
@@ -84,7 +89,10 @@ class FrameStream:
             number = self._at.get(offset)
             if number is None or self._wanted[number][1] != len(buffer):
                 return False
+        began = time.monotonic()
         while (frame := self._next(number, offset)) is None:
+            if time.monotonic() - max(began, self._came) > STALLED:
+                self.fail(ViewBroken(f"{self._disk}: no frame came for {STALLED:.0f} s", disk=self._disk))
             self._alive()  # without the lock: it has one of its own, whose owner may just be about to tell us
         try:
             frame.unpack_into(buffer)
