@@ -151,7 +151,6 @@ def test_there_and_back_with_a_process_server_that_never_sees_the_machines_folde
     world.start_server("ms-a")
     point = world.until(world.try_point, 90, "a point when it is back")
     assert world.point_hashes("b", point) == world.hashes("a")
-    assert set(world.item()["replication"]["found_by"].values()) == {"tracking"}
 
     before = world.hashes("a")
     world.do("failover")

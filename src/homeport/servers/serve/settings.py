@@ -120,7 +120,12 @@ SETTINGS: dict[Role, tuple[Setting, ...]] = {
             "mobility-service: it runs elsewhere, and the mobility service at their host brings them. Then set store\n"
             "and cache, and no folder.",
         ),
-        Setting("folder", str, "", f"{_SITE.doc} Where source is local.", "/srv/site"),
+        Setting(
+            "folder",
+            str,
+            "",
+            "The site's folder, where source is local: one folder per machine in it, the servers' own is .homeport.",
+        ),
         _STORE,
         _UPSTREAM,
         Setting(
