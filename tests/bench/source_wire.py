@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import resource
 import secrets
@@ -28,6 +29,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import structlog
 from rich.console import Console
 from rich.table import Table
 
@@ -165,6 +167,7 @@ def main() -> int:
     parser.add_argument("--images", type=Path, help="where the images of `make bench BENCH=store` lie")
     parser.add_argument("--json", type=Path, help="write what was measured to this file")
     options = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     of = images("slice", options.images)
     size = options.mib * MiB
     changed = [(offset, length) for offset, length in json.loads(of.changed.read_text()) if offset + length <= size]

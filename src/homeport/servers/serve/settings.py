@@ -28,7 +28,7 @@ class ConfigInvalid(HomeportError):
 
 @dataclass(frozen=True)
 class Setting:
-    """``default``: None: it must be given. ``example``: what the sample shows for one that must be given."""
+    """``default``: None: it must be given. ``example``: what the sample shows for one that is given, always or mostly."""
 
     name: str
     kind: type
@@ -125,6 +125,7 @@ SETTINGS: dict[Role, tuple[Setting, ...]] = {
             str,
             "",
             "The site's folder, where source is local: one folder per machine in it, the servers' own is .homeport.",
+            "/srv/site",
         ),
         _STORE,
         _UPSTREAM,
@@ -352,13 +353,14 @@ def _is_loopback(host: str) -> bool:
 
 
 def sample_config(role: Role) -> str:
-    """A commented TOML file with every setting: what has a default stands behind a #."""
+    """A commented TOML file with every setting: what may stay at its default stands behind a #."""
     lines = [f"# Configuration of a Homeport {role}: homeport serve {role} --config FILE", ""]
     for setting in SETTINGS[role]:
         lines += [f"# {line}" for line in setting.doc.splitlines()]
-        value = setting.example if setting.default is None else setting.default
+        given = setting.default is None or bool(setting.example)
+        value = setting.example if given else setting.default
         shown = f"[{', '.join(_quoted(each) for each in value)}]" if isinstance(value, list) else _quoted(value)
-        lines += [f"{'' if setting.default is None else '# '}{setting.name} = {shown}", ""]
+        lines += [f"{'' if given else '# '}{setting.name} = {shown}", ""]
     return "\n".join(lines)
 
 
