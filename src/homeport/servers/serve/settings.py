@@ -28,7 +28,7 @@ class ConfigInvalid(HomeportError):
 
 @dataclass(frozen=True)
 class Setting:
-    """``default``: None: it must be given. ``example``: what the sample shows for one that is given, always or mostly."""
+    """``default``: None: it must be given. ``example``: the sample's, for one that is given, always or mostly."""
 
     name: str
     kind: type
