@@ -40,7 +40,7 @@ sys.addaudithook(hook)
 
 
 class Elsewhere(Apart):
-    """Site ``a``: ``ps-a`` stands elsewhere, ``ms-a`` at the host. The site's store is a share that all see."""
+    """Site ``a``: ``ps-a`` and ``p2-a`` stand elsewhere, ``ms-a`` at the host. The store is a share that all see."""
 
     def _join_site(self, site: str) -> None:
         if site != "a":
@@ -53,6 +53,7 @@ class Elsewhere(Apart):
         self.roles |= {
             "cs-a": Role.CONFIGURATION_SERVER,
             "ps-a": Role.PROCESS_SERVER,
+            "p2-a": Role.PROCESS_SERVER,
             "mt-a": Role.MASTER_TARGET,
             "ms-a": Role.MOBILITY_SERVICE,
         }
@@ -62,25 +63,26 @@ class Elsewhere(Apart):
         self.start_server("cs-a")
         self.until(lambda: self._listens("cs-a"), 60, "cs-a to listen")
         passphrase = JoinPassphrase(self.own("cs-a")).text
-        for name in ("ps-a", "mt-a", "ms-a"):
+        for name in ("ps-a", "p2-a", "mt-a", "ms-a"):
             join_configuration_server(self.urls["cs-a"], passphrase, self.roles[name], self.own(name), name=name)
         self.health |= {name: f"127.0.0.1:{free_port()}" for name in ("ps-a", "ms-a")}
-        cache = str(self.folder / "cache-of-ps-a")
-        self._configure(
-            "ps-a", source="mobility-service", store=store, cache=cache, advertise=self._url("ps-a"),
-            health=self.health["ps-a"],
-        )  # fmt: skip
+        for name in ("ps-a", "p2-a"):
+            cache = str(self.folder / f"cache-of-{name}")
+            self._configure(
+                name, source="mobility-service", store=store, cache=cache, advertise=self._url(name),
+                health=self.health.get(name, ""),
+            )  # fmt: skip
         self._configure("mt-a", folder=folder, store=store)
         self._configure("ms-a", folder=folder, health=self.health["ms-a"])
-        for name in ("ps-a", "mt-a", "ms-a"):
+        for name in ("ps-a", "p2-a", "mt-a", "ms-a"):
             self.start_server(name)
 
     @property
     def told(self) -> Path:
-        return self.folder / "opened-by-ps-a.txt"
+        return self.folder / "opened-by-process-servers.txt"
 
     def start_server(self, name: str) -> None:
-        if name != "ps-a":
+        if name not in ("ps-a", "p2-a"):
             super().start_server(name)
             return
         hook = self.folder / "hook"
@@ -109,6 +111,11 @@ class Elsewhere(Apart):
         objects = open_objects((self.folder / "share").as_uri())
         return MachineStore(objects, machine_key(objects, open_vault(objects, self.passphrase), self.uuid))
 
+    def switch(self, to: str) -> str:
+        """The process server that it had before."""
+        before: str = self.api("PUT", f"/v1/items/{self.name}/process-server", {"name": to})["before"]
+        return before
+
     def trouble(self) -> str | None:
         """The code of what keeps replication from going on."""
         error: dict[str, Any] | None = self.item()["replication"]["error"]
@@ -124,7 +131,7 @@ def world() -> Iterator[Elsewhere]:
 
 def test_there_and_back_with_a_process_server_that_never_sees_the_machines_folder(world: Elsewhere) -> None:
     world.scribble("a", 200)
-    world.protect()
+    world.protect(process_server="ps-a")
     first = world.take_point()
     assert world.point_hashes("b", first) == world.hashes("a")
 
@@ -151,6 +158,18 @@ def test_there_and_back_with_a_process_server_that_never_sees_the_machines_folde
     world.start_server("ms-a")
     point = world.until(world.try_point, 90, "a point when it is back")
     assert world.point_hashes("b", point) == world.hashes("a")
+
+    world.kill_server("ps-a")
+    world.scribble("a", 20)
+    assert world.switch("p2-a") == "ps-a"
+    point = world.until(world.try_point, 90, "a point by the other process server")
+    assert world.point_hashes("b", point) == world.hashes("a")
+    world.start_server("ps-a")
+    world.until(world.all_connected, 60, "the one that was replaced to be back")
+    world.scribble("a", 5)
+    point = world.until(world.try_point, 90, "a point beside the one that was replaced")
+    assert world.point_hashes("b", point) == world.hashes("a")
+    assert world.item()["replication"]["process_server"] == "p2-a"
 
     before = world.hashes("a")
     world.do("failover")
