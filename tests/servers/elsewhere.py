@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ class RemoteRig(Rig):
         self.fence = 1
         self.patience = 5.0
         self.lease = 60.0
+        self.clock: Callable[[], float] = time.monotonic
         self.exchange: SourceExchange | None = None
         self.sender: Sender | None = None
         self.uplink: Uplink | None = None
@@ -97,7 +98,7 @@ class RemoteRig(Rig):
     @contextmanager
     def sending(self, identity: Identity | None = None) -> Iterator[Sender]:
         """The mobility service runs."""
-        sender = self.sender = Sender(lambda vm, exclude: Here(self), lease=self.lease)
+        sender = self.sender = Sender(lambda vm, exclude: Here(self), lease=self.lease, clock=self.clock)
         sender.name({"vm": Assignment("ps-1", self.url, self.fence)})
         uplink = self.uplink = Uplink("ps-1", self.url, identity or self.mobility_service, sender)
         uplink.start()

@@ -205,15 +205,17 @@ def test_the_views_of_a_process_server_that_is_gone_are_dropped_and_its_generati
 
 
 def test_a_lease_lasts_while_the_process_server_has_the_view_open(rig: RemoteRig) -> None:
-    rig.lease = 1.0
+    now = [1000.0]
+    rig.clock = lambda: now[0]
     with rig.served(), rig.sending() as sender:
         first_point(rig).close()
         source = rig.source()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("homeport.mobility.uplink.POLL_SECONDS", 0.2)
             view = source.begin_point(PointId(rig.spec.timeline, 2), PointId(rig.spec.timeline, 1))
-            for _ in range(20):
-                threading.Event().wait(0.1)
+            for _ in range(3):
+                now[0] += rig.lease - 1
+                until(lambda: sender._sessions["vm"].heard == now[0])
                 sender.tend()
             view.disks[0].read_into(0, memoryview(bytearray(BLOCK)))
             source.abort(view.point)
@@ -333,8 +335,7 @@ def test_a_mobility_service_does_nothing_for_another_process_server_at_the_addre
     with rig.served(other), rig.sending():
         with pytest.raises(ServiceAway):
             rig.source().tracked()
-        assert rig.uplink is not None
-        assert "ps-2" in rig.uplink.trouble
+        until(lambda: rig.uplink and "ps-2" in rig.uplink.trouble)
 
 
 # ── an instant that is shared ───────────────────────────────────────────────────────────────────────────────────────
@@ -354,7 +355,7 @@ def test_a_machine_elsewhere_takes_part_in_an_instant_of_its_group(
 
     local = served.local_source
     monkeypatch.setattr(served, "local_source", lambda: _holding(local(), Held))
-    barrier = GroupBarrier("g")
+    barrier = GroupBarrier("g", ready=20, frozen=20, held=20)
     cycle = first_point(served)
     other = barrier.attend("other")
 
