@@ -34,6 +34,7 @@ from homeport.sources.hold import NothingRuns
 from homeport.trust.identity import Identity
 from tests.servers.elsewhere import RemoteRig, until
 from tests.servers.rig import MiB
+from tests.servers.wire import Wire
 
 pytestmark = pytest.mark.qemu
 
@@ -246,6 +247,37 @@ def test_while_the_mobility_service_is_away_points_are_shipped_and_none_begun(ri
             assert set(taken.found_by.values()) == {"tracking"}, "the commit that it was not told was told first"
             cycle.ship()
             cycle.close()
+    rig.check()
+
+
+@pytest.mark.parametrize("after", [0, 300_000])
+def test_a_network_that_is_cut_without_a_word_is_noticed_and_what_it_took_is_taken_again(
+    rig: RemoteRig, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    monkeypatch.setattr("homeport.mobility.uplink.POLL_SECONDS", 0.3)
+    monkeypatch.setattr("homeport.mobility.uplink.POLL_TIMEOUT", 1.0)
+    monkeypatch.setattr("homeport.servers.source_exchange.GONE_AFTER", 1.0)
+    rig.patience = 1.0
+    with rig.served():
+        wire = Wire(rig.port)
+        rig.url = wire.url
+        try:
+            with rig.sending():
+                cycle = first_point(rig)
+                rig.write_at("disk0", 0, os.urandom(MiB))
+                wire.cut_at = after  # before anything, or in the middle of the frames
+                with pytest.raises(SourceError):
+                    cycle.take_point()
+                assert wire.is_cut
+                rig.write()
+                wire.mend()
+                until(lambda: rig.exchange and rig.exchange.services()[0]["there"])
+                taken = rig.take(cycle)
+                assert set(taken.found_by.values()) == {"tracking"}
+                cycle.ship()
+                cycle.close()
+        finally:
+            wire.close()
     rig.check()
 
 

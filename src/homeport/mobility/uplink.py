@@ -28,8 +28,10 @@ from homeport.trust.identity import Identity
 log = structlog.get_logger(__name__)
 
 AGAIN_AFTER = 1.0
+CONNECT = 10.0
 TIMEOUT = 120.0
-"""Seconds without a byte moving after which a connection is given up."""
+"""Seconds without a byte moving after which a connection is given up; one that polls is answered sooner."""
+POLL_TIMEOUT = POLL_SECONDS + 10.0
 IDLE_MOST = 60.0
 """Seconds after which an idle connection is not used again: the other side may just be closing it."""
 TRIES = 3
@@ -83,7 +85,7 @@ class Uplink:
         while not self._stop.is_set():
             try:
                 if connection is None:
-                    connection = self._connect()
+                    connection = self._connect(POLL_TIMEOUT)
                 self._check(connection)
                 self._polling = connection
                 answer = _ask(connection, POLL, self._told())
@@ -210,15 +212,16 @@ class Uplink:
                 return
         connection.close()
 
-    def _connect(self) -> http.client.HTTPSConnection:
+    def _connect(self, timeout: float = TIMEOUT) -> http.client.HTTPSConnection:
         """Raises OSError (see tls.reason) and WrongPeer: another process server than the one that is named."""
         parts = urlsplit(self.url)
         connection = self._identity.http_connection(
-            parts.hostname or "", parts.port or 443, Role.PROCESS_SERVER, self._identity.site, TIMEOUT
+            parts.hostname or "", parts.port or 443, Role.PROCESS_SERVER, self._identity.site, CONNECT
         )
         connection.connect()
         try:
             connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.sock.settimeout(timeout)
         except BaseException:
             connection.close()
             raise
