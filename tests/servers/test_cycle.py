@@ -32,6 +32,7 @@ from homeport.servers.shipping import Shipping
 from homeport.store import MachineStore, block_digests, segment
 from homeport.store.errors import Fenced, StoreUnavailable
 from homeport.store.spool import SpooledPoint
+from homeport.store.writer import Writer
 from tests.servers.bucket import KEYS, FolderObjects
 from tests.servers.rig import Content, MiB, Rig, differing
 
@@ -483,18 +484,18 @@ def test_a_disk_that_grows_by_much_costs_what_lies_there(rig: Rig) -> None:
 
 def test_a_first_copy_goes_on_over_a_disk_that_grew(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     copied = 0
-    part = Cycle._part
+    publish_part = Writer.publish_part
 
     def twice(*arguments: Any) -> None:
         nonlocal copied
         if copied == 2:
             raise StoreUnavailable("cut off in the middle")
         copied += 1
-        part(*arguments)
+        publish_part(*arguments)
 
-    monkeypatch.setattr(cycles, "PART", 512 * KiB)
+    monkeypatch.setattr(first_copies, "PART", 512 * KiB)
     with monkeypatch.context() as cut_off:
-        cut_off.setattr(Cycle, "_part", twice)
+        cut_off.setattr(Writer, "publish_part", twice)
         cycle = rig.cycle()
         with pytest.raises(StoreUnavailable):
             cycle.first_copy()

@@ -127,11 +127,12 @@ class FirstCopy:
         return spooled_points(self._folder / incarnation)
 
     def _go_on_with(self, left: list[SpooledPoint], files: dict[str, DigestFile]) -> None:
+        as_it_was = {disk for disk, file in files.items() if file.covers == file.size}
         for spooled in left:
             disk = next(iter(spooled.disks), "")
-            label = files[disk].valid_for if disk in files else None
+            label = files[disk].valid_for if disk in as_it_was else None
             if label is None or not of_parts(label):
-                spooled.remove()  # all of that disk is copied anew
+                spooled.remove()  # all of that disk is copied anew, or, where it has grown, what isn't in the store
             else:
                 self._give(spooled, disk, files[disk], label, 0)
         self._settle(0)

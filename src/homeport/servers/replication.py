@@ -11,7 +11,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -63,6 +63,21 @@ class MachineHandle(Protocol):
         """Shut the guest down, or pause it where it doesn't; True when it shut down. Disks stay readable."""
 
     def power_off(self) -> None: ...
+
+    def is_off(self) -> bool: ...
+
+    def stay_off(self, reason: str) -> None:
+        """It is off, and is not started by anybody."""
+
+    def forget_tracking(self) -> None:
+        """Nothing of what was tracked is left in it."""
+
+
+class Machines(Protocol):
+    """The machines of a site, wherever they run."""
+
+    def machine(self, vm: str, work: Path, exclude: Collection[str] = ()) -> MachineHandle:
+        """``work``: the item's folder in the cache; ``exclude``: ids of disks that are not replicated."""
 
 
 @dataclass

@@ -36,7 +36,7 @@ class RoleWork:
         told: dict[str, Any] = {"role": str(self._role.duty), "version": __version__, "facts": self._role.facts()}
         if isinstance(self._role, ProcessServerWork):
             told |= {"gateway": self._role.gateway(), "items": self._role.items()}
-            told |= {"superseded": self._role.superseded()}
+            told |= {"superseded": self._role.superseded(), "dialled": self._role.elsewhere}
         hello(told)
 
     def resume(self, replications: list[Params]) -> None:
