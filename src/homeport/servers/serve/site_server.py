@@ -259,6 +259,7 @@ def _begin(server: SiteServer, work: RoleWork) -> None:
         site=server.identity.site,
     )
     server.worker = Worker(server.name, link, work, greet_every=GREET_EVERY)
+    work.changed = server.worker.refresh
     server.stack.callback(server.worker.stop)
     server.worker.start()
 
