@@ -37,7 +37,7 @@ FRESH = range(SIZE * 3 // 4 // SLOT, SIZE // SLOT)
 """Slots that have no room on the disk below yet."""
 PATIENCE = 90.0
 """Seconds within which points have to go on by themselves: for a busy machine; it takes a few."""
-OVERHEAD, OVERHEAD_PER_POINT = 256 * KiB, 64 * KiB
+OVERHEAD, OVERHEAD_PER_POINT = 96 * KiB, 16 * KiB
 """Bytes beside blocks: digest maps, records, requests, TLS."""
 
 
