@@ -88,7 +88,8 @@ class Relay:
         before, self._mode = self._mode, mode
         if mode == "silent":
             self._dead |= set(self._ways)
-        ended = set(self._ways) if mode == "cut" else self._dead if before == "silent" and mode == "open" else set()
+        mended = before == "silent" and mode == "open"
+        ended = set(self._ways) if mode == "cut" else set(self._dead) if mended else set()
         for task in list(ended):
             self._reset(task)
         self._dead -= ended
@@ -98,7 +99,8 @@ class Relay:
             with contextlib.suppress(OSError):
                 end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             end.transport.abort()
-        task.cancel()
+        if task is not asyncio.current_task():
+            task.cancel()
 
     async def _end(self) -> None:
         self._server.close()
