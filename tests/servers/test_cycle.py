@@ -29,7 +29,9 @@ from homeport.servers.digest_file import UNKNOWN, DigestFile
 from homeport.servers.object_gateway import ObjectGateway
 from homeport.servers.replication import Replication
 from homeport.servers.shipping import Shipping
-from homeport.store import MachineStore, block_digests, segment
+from homeport.sources.errors import ViewBroken
+from homeport.sources.qemu import QemuSource
+from homeport.store import MachineStore, block_digests, layout, segment
 from homeport.store.errors import Fenced, StoreUnavailable
 from homeport.store.spool import SpooledPoint
 from homeport.store.writer import Writer
@@ -332,6 +334,31 @@ def test_a_loop_whose_place_another_took_says_so_and_one_whose_timeline_ended_do
     replication = loop()
     until(lambda: not replication.alive)
     assert not replication.superseded
+
+
+def test_a_loop_in_trouble_does_not_take_back_what_another_was_given(
+    rig: Rig, loop: Callable[[], Replication], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that break each other's views, each of which begins anew then, would do so for ever."""
+    replication = loop()
+    until(lambda: rig.store.points(rig.spec.timeline))
+
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise ViewBroken("disk0: the view is gone", disk="disk0")
+
+    begun = QemuSource.begin_point
+    monkeypatch.setattr(QemuSource, "begin_point", broken)
+    epochs = layout.epochs(rig.objects, KEYS.machine, rig.spec.timeline)
+    until(lambda: len(layout.epochs(rig.objects, KEYS.machine, rig.spec.timeline)) > len(epochs) + 2)
+    assert replication.alive, "its own claims are no reason to end"
+    newest = rig.store.claim(rig.spec.timeline, "another")
+    until(lambda: not replication.alive)
+    assert replication.superseded
+    assert max(layout.epochs(rig.objects, KEYS.machine, rig.spec.timeline)) == newest
+    monkeypatch.setattr(QemuSource, "begin_point", begun)
+    head = rig.store.head(rig.spec.timeline)
+    loop()  # it is given the machine again
+    until(lambda: rig.store.head(rig.spec.timeline) != head)
 
 
 def test_a_timeline_that_ended_fences_the_cycle(rig: Rig) -> None:

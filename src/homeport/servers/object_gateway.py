@@ -4,6 +4,7 @@
     GET    /objects/KEY            200, or 206 for one ``Range: bytes=a-b``
     HEAD   /objects/KEY            Content-Length
     DELETE /objects/KEY            204, there or not; 423 while the storage keeps it
+    GET    /room?bytes=N           204, or 507: asked before what was refused for want of room is sent again
     GET    /list?prefix=P          a line of JSON per object: ["key", size]
     GET    /probe?bytes=N          N bytes of noise; POST takes any: how fast the way here is
     POST   /source/…               for mobility services of this site: source_door.py
@@ -30,7 +31,7 @@ from homeport.domain.servers import Role
 from homeport.servers import source_door
 from homeport.servers.source_exchange import SourceExchange
 from homeport.store.errors import AlreadyExists, Locked, NotFound, StoreUnavailable
-from homeport.store.objects import Objects
+from homeport.store.objects import Objects, require_room
 from homeport.trust import tls
 from homeport.trust.certificates import Peer
 from homeport.trust.identity import Identity
@@ -38,6 +39,7 @@ from homeport.trust.identity import Identity
 log = structlog.get_logger(__name__)
 
 OBJECTS = "/objects/"
+ROOM = "/room"
 PROBE = "/probe"
 PROBE_MOST = 64 << 20
 CALLERS = frozenset({Role.PROCESS_SERVER})
@@ -107,6 +109,10 @@ class _Handler(BaseHTTPRequestHandler):
             prefix = parse_qs(url.query).get("prefix", [""])[0]
             lines = [json.dumps(entry) for entry in self.objects.list(prefix)]
             self._answer(200, "\n".join(lines).encode())
+            return
+        if self.command == "GET" and url.path == ROOM:
+            require_room(self.objects, int(parse_qs(url.query).get("bytes", ["0"])[0]))
+            self._answer(204)
             return
         if url.path == PROBE:
             wanted = int(parse_qs(url.query).get("bytes", ["0"])[0]) if self.command == "GET" else 0

@@ -40,6 +40,7 @@ from homeport.store.errors import Fenced, StoreUnavailable
 from homeport.store.objects import Objects
 from homeport.store.spool import SpooledPoint
 from homeport.store.timeline import MachineStore
+from homeport.store.writer import Writer
 from homeport.trust.identity import Identity
 
 log = structlog.get_logger(__name__)
@@ -167,6 +168,8 @@ class Replication:
         self._error: HomeportError | None = None
         self._progress: dict[str, Any] | None = None
         self._head: PointId | None = None
+        self._epoch: int | None = None
+        """In which it wrote last."""
         self.superseded = False
         """It ended since another writer took its place."""
         self._stored: PointId | None = None
@@ -271,10 +274,15 @@ class Replication:
     def _session(self) -> None:
         address = self.spec.store
         store = MachineStore(self._gateway(), self.spec.keys)
+        if self._epoch is not None:
+            # After trouble. The trouble may be another that was given the machine: two of them break each other's views
+            # of it, and would claim its timeline from each other, for ever.
+            Writer(store, self.spec.timeline, self._epoch, self._owner).check()
         own = MachineStore(self._own_objects, self.spec.keys)
         cycle = Cycle(
             self.spec, self._machine.source(), store, own, self._cache, self._owner, self._look,
             self._machine.describe, self._shipping.room, self._shipping.threads, self._go_on,
+            self._claimed,
         )  # fmt: skip
         try:
             self._head = cycle.head
@@ -334,6 +342,9 @@ class Replication:
             finally:
                 self._shipper = None
                 cycle.close()
+
+    def _claimed(self, epoch: int) -> None:
+        self._epoch = epoch
 
     def _gateway(self) -> RemoteObjects:
         address, identity = self.spec.store, self._identity

@@ -275,6 +275,7 @@ def begin_work(server: SiteServer, work: Work) -> None:
         site=server.identity.site,
     )
     server.worker = Worker(server.name, link, work, greet_every=GREET_EVERY)
+    work.changed = server.worker.refresh
     server.stack.callback(server.worker.stop)
     server.worker.start()
 
