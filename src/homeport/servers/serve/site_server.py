@@ -275,7 +275,8 @@ def begin_work(server: SiteServer, work: Work) -> None:
         site=server.identity.site,
     )
     server.worker = Worker(server.name, link, work, greet_every=GREET_EVERY)
-    work.changed = server.worker.refresh
+    if isinstance(work, RoleWork):
+        work.changed = server.worker.refresh
     server.stack.callback(server.worker.stop)
     server.worker.start()
 
