@@ -286,6 +286,12 @@ class Writer:
         self._parts[number] = old.head["built"]
         self.check()
 
+    def wrote_all_parts(self) -> bool:
+        """Every part of the first copy is by a writer of this one's owner."""
+        epochs = {int(record.head["epoch"]) for _, record in self.part_records()} - {self.epoch}
+        keys = [names.epoch(self._machine, self.timeline, epoch) for epoch in sorted(epochs)]
+        return all(self._store.open_sealed(key, sealed.EPOCH)["owner"] == self.owner for key in keys)
+
     def parts(self) -> list[PartInfo]:
         """How far the first copy is, by disk: what needn't be copied again. Empty once the first point is there."""
         if self._store.last_point(self.timeline) is not None:
