@@ -1,6 +1,6 @@
 """A process that writes to a disk as a database would, at a steady rate, through the machine's NBD export.
 
-    python -m tests.bench.churn SOCKET EXPORT --rate 20 --seconds 120
+    python -m tests.bench.churn SOCKET EXPORT --rate 20 --seconds 120 --seed 2
 
 Pages of 16 to 64 KiB anywhere on the disk, flushed once a second; what they hold compresses about twice and is made
 beforehand, so that the writer costs little. It says at the end, as JSON: bytes written, seconds, CPU seconds, and how
@@ -28,10 +28,9 @@ PAGES = (1, 1, 2, 4)
 POOL = 64 * MiB
 CONNECTIONS = 4
 FLUSH_EVERY = 1.0
-SEED = 20_240_301
 
 
-def half_compressible(size: int, seed: int = SEED) -> bytes:
+def half_compressible(size: int, seed: int) -> bytes:
     """Of every 256 bytes half are random."""
     made = np.zeros((size // 256, 256), np.uint8)
     made[:, :128] = np.random.default_rng(seed).integers(0, 256, (size // 256, 128), np.uint8)
@@ -42,11 +41,11 @@ def half_compressible(size: int, seed: int = SEED) -> bytes:
 class Churn:
     """``rate``: bytes per second, of all connections together."""
 
-    def __init__(self, address: Path, export: str, rate: float, seconds: float) -> None:
-        self._pool = memoryview(half_compressible(POOL))
+    def __init__(self, address: Path, export: str, rate: float, seconds: float, seed: int) -> None:
+        self._pool = memoryview(half_compressible(POOL, seed))
         self._open = lambda: NbdClient(address, export)
         self._clients = [self._open() for _ in range(CONNECTIONS)]
-        self._chance = random.Random(SEED)
+        self._chance = random.Random(seed)
         self._rate = rate
         self._seconds = seconds
         self._lock = threading.Lock()
@@ -95,8 +94,9 @@ def main() -> None:
     parser.add_argument("export")
     parser.add_argument("--rate", type=float, required=True, help="MB per second")
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--seed", type=int, required=True, help="the same one writes the same again: nothing changes")
     options = parser.parse_args()
-    churn = Churn(options.address, options.export, options.rate * 1e6, options.seconds)
+    churn = Churn(options.address, options.export, options.rate * 1e6, options.seconds, options.seed)
     used = resource.getrusage(resource.RUSAGE_SELF)
     before = used.ru_utime + used.ru_stime
     written, seconds = churn.run()

@@ -36,6 +36,8 @@ from tests.bench.images import GiB, MiB
 from tests.bench.measure import PROCESSORS, BenchError, busy
 from tests.bench.sites_apart import DISK, LINKS, Apart, sites_apart
 
+FULL = 1
+"""The seed of what the disk holds at first; what is written has others, or it would change nothing."""
 HELD = 1.2
 """An interval is held where 95 of 100 points came within so many times of it."""
 
@@ -114,8 +116,8 @@ def main() -> int:
                 ) as apart,
             ):
                 apart.protect()
-                for rate in options.rates.split(","):
-                    seen.append(_measured(apart, link, float(rate) * 1e6, options.interval, options.seconds))
+                for seed, rate in enumerate(options.rates.split(","), FULL + 1):
+                    seen.append(_measured(apart, link, float(rate) * 1e6, options.interval, options.seconds, seed))
                     _show(console, seen[-1:])
     _show(console, seen)
     if options.json:
@@ -124,17 +126,17 @@ def main() -> int:
 
 
 def _full_disk(path: Path, size: int) -> None:
-    pool = half_compressible(POOL, seed=1)
+    pool = half_compressible(POOL, FULL)
     with path.open("wb") as disk:
         for start in range(0, size, POOL):
             disk.write(memoryview(pool)[: min(POOL, size - start)])
 
 
-def _measured(apart: Apart, link: str, rate: float, interval: float, seconds: float) -> Seen:
+def _measured(apart: Apart, link: str, rate: float, interval: float, seconds: float, seed: int) -> Seen:
     until(lambda: not apart.backlog(), 600, "the cache to be empty")
     time.sleep(2 * interval)
     cpu, crossed, all_cpu, began = apart.cpu(), apart.demo.crossed(), busy(), time.time()
-    wrote = _write(apart, rate, seconds)
+    wrote = _write(apart, rate, seconds, seed)
     ended, backlog = time.time(), apart.backlog()
     after, all_after = apart.cpu(), busy()
     until(lambda: not apart.backlog(), 1800, "the cache to be empty")
@@ -167,10 +169,10 @@ def _measured(apart: Apart, link: str, rate: float, interval: float, seconds: fl
     )
 
 
-def _write(apart: Apart, rate: float, seconds: float) -> dict[str, Any]:
+def _write(apart: Apart, rate: float, seconds: float, seed: int) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench.churn", apart.disks, DISK, "--rate", str(rate / 1e6),
-         "--seconds", str(seconds)],
+         "--seconds", str(seconds), "--seed", str(seed)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:

@@ -51,6 +51,7 @@ class Rig:
         self.seen: dict[PointId, Content] = {}
         self.chance = random.Random(11)
         self.room: CacheRoom | None = None
+        self.owner = "test"
         self.begin(timeline or secrets.token_hex(8))
 
     def begin(self, timeline: str, **base: PointId | None) -> None:
@@ -77,7 +78,7 @@ class Rig:
 
     def cycle(self) -> Cycle:
         return Cycle(
-            self.spec, self.source(), self.store, MachineStore(self.own, KEYS), self.cache, "test",
+            self.spec, self.source(), self.store, MachineStore(self.own, KEYS), self.cache, self.owner,
             lambda phase, done, total: None, lambda: {"name": "vm"},
             self.room,
         )  # fmt: skip

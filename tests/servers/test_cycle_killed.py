@@ -41,6 +41,7 @@ def arm(steps: Steps, calls: Container[int]) -> None:
         (Writer, "publish_part"),
         (FolderObjects, "put"),
         (DigestFile, "validate"),
+        (DigestFile, "exchange"),
         (SpooledPoint, "remove"),
     ):
         steps.around(owner, name, calls)
@@ -215,6 +216,32 @@ def test_a_tracker_lost_between_first_copy_and_first_point_is_noticed(daemon: St
     taken = rig.take(cycle)
     assert taken.found_by == dict.fromkeys(("disk0", "disk1"), "digests at the process server")
     assert taken.logical_bytes == BLOCK
+    cycle.ship()
+    cycle.close()
+    rig.check()
+
+
+def test_parts_that_another_process_server_copied_meanwhile_are_not_taken_for_ones_own(
+    daemon: StorageDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_copies, "PART", 256 * KiB)
+    rig = Rig(daemon, tmp_path)
+    rig.write_at("disk0", 0, b"x" * (2 * MiB))
+
+    def half(steps: Steps) -> None:
+        steps.around(Writer, "publish_part")
+        rig.cycle().first_copy()
+
+    assert dies(half, 7)
+    own = rig.cache
+    rig.owner, rig.cache = "the other", tmp_path / "cache of the other"
+    rig.write_at("disk0", 0, b"y" * BLOCK)
+    assert dies(half, 7)
+    rig.owner, rig.cache = "test", own
+    rig.write_at("disk0", 0, b"x" * BLOCK)  # as the digests of the first one say that the store has it
+    cycle = rig.cycle()
+    cycle.first_copy()
+    rig.take(cycle)
     cycle.ship()
     cycle.close()
     rig.check()

@@ -261,7 +261,8 @@ def test_a_digest_file_keeps_what_it_was_told(tmp_path: Path) -> None:
     file.reset(UNKNOWN)
     assert not known(file.digests).any()
     rows = np.arange(32, dtype=np.uint8).reshape(2, 16)
-    file.update((np.array([3, 10]), rows), "1/2")
+    file.exchange(np.array([3, 10]), rows)
+    file.validate("1/2")
     file.close()
     again = DigestFile(tmp_path / "d", 10 * BLOCK + 1)
     assert again.valid_for == "1/2"
@@ -305,7 +306,8 @@ def test_the_digests_of_a_disk_that_grew_are_still_those_of_its_former_part(tmp_
         assert not grown.digests[11:].any(), "what was added is zeroes in the store"
         grown.close()
     grown = DigestFile(path, 20 * BLOCK)
-    grown.update((np.array([15]), np.ones((1, 16), np.uint8)), "1/3")
+    grown.exchange(np.array([15]), np.ones((1, 16), np.uint8))
+    grown.validate("1/3")
     assert grown.covers == 20 * BLOCK
     grown.invalidate()
     grown.close()
@@ -328,6 +330,7 @@ def test_a_digest_file_is_void_on_the_disk_before_a_digest_changes(tmp_path: Pat
         states.append((before, (self.valid_for, bool(self.digests.any()))))
 
     monkeypatch.setattr(DigestFile, "_write_header", spying)
-    file.update((np.array([5]), np.ones((1, 16), np.uint8)), "new")
+    file.reset(1)
+    file.validate("new")
     assert states == [(("old", False), (None, False)), ((None, True), ("new", True))]
     file.close()

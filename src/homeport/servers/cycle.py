@@ -76,11 +76,13 @@ class Cycle:
         room: CacheRoom | None = None,
         threads: int = UPLOADS,
         shipped: Progress | None = None,
+        claimed: Callable[[int], None] = lambda epoch: None,
         traffic: Traffic | None = None,
     ) -> None:
         """``room``: in the cache (None: all of its volume's). ``threads``: that ship at once. ``shipped``: told bytes
-        done and in all after each segment of a point, by whichever thread; raises to stop. ``traffic``: told what
-        disks change and what of it is shipped."""
+        done and in all after each segment of a point, by whichever thread; raises to stop. ``claimed``: told the
+        epoch in which this one writes, before anything else is done. ``traffic``: told what disks change and what of it
+        is shipped."""
         self._shipped = shipped
         self._traffic = traffic or Traffic()
         self._room = room or CacheRoom(cache)
@@ -95,6 +97,7 @@ class Cycle:
         self._digest_folder = cache / "digests" / spec.timeline
         self._files: dict[str, DigestFile] = {}
         self._writer = store.writer(spec.timeline, owner, threads)
+        claimed(self._writer.epoch)
         self._resync = False
         self._incarnation: str | None = None
         self._pending = self._still_ours(spooled_points(self._spool))

@@ -3,7 +3,8 @@
     header (4096 bytes): magic, what the digests are valid for, disk's size │ 16 bytes per 16 KiB block …
 
 The file is a convenience, never a truth: it names the *point* for which it is valid and is void while an update is
-under way, so a crash at any moment leaves either a valid file or a void one; a void file is rebuilt or done without.
+under way (but for :meth:`DigestFile.exchange`), so a crash at any moment leaves either a valid file or a void one; a
+void file is rebuilt or done without.
 A digest of sixteen zero bytes is a zero block; sixteen 0xFF bytes mean 'not known': such a block is always sent.
 Where a disk has grown, what was added counts as zeroes, as it does in the store, and the block that was the last one
 isn't known: it has become longer.
@@ -58,8 +59,9 @@ class DigestFile:
         self._map = mmap.mmap(self._file, length)
         self.digests: Digests = np.frombuffer(self._map, np.uint8, offset=HEADER).reshape(-1, WIDTH)
         covers = self._header().get("size")
-        whole = isinstance(covers, int) and held >= HEADER + -(-covers // BLOCK) * WIDTH
-        self.covers: int | None = covers if whole and covers <= size else None
+        self.covers: int | None = None
+        if isinstance(covers, int) and covers <= size and held >= HEADER + -(-covers // BLOCK) * WIDTH:
+            self.covers = covers
         if self.covers is None:
             self.invalidate()
         elif self.covers < size and self.covers % BLOCK:
@@ -100,12 +102,12 @@ class DigestFile:
         self.invalidate()
         self.digests[:] = value
 
-    def update(self, changes: tuple[NDArray[np.int64], Digests], valid_for: str) -> None:
-        """Set the digests of the blocks named and make the file valid for ``valid_for``."""
-        self.invalidate()
-        numbers, digests = changes
+    def exchange(self, numbers: NDArray[np.int64], digests: Digests | int) -> None:
+        """Of a file that stays valid: blocks from known to 'not known', or back. Durable. Of what was under way at a
+        crash a digest may be half of either: it equals none, so the block is sent if it is looked at."""
         self.digests[numbers] = digests
-        self.validate(valid_for)
+        self._map.flush()
+        os.fdatasync(self._file)
 
     def close(self) -> None:
         self.digests = np.empty((0, WIDTH), np.uint8)

@@ -106,17 +106,18 @@ class FirstCopy:
         view = self._source.live()
         self._go_on_with(self._left(incarnation), {disk.id: self._file(disk) for disk in view.disks})
         parts = {part.disk: part.ranges for part in self._writer.parts()}
+        alone = self._writer.wrote_all_parts()
         plan = [(disk, disk.allocated().align(BLOCK, disk.size)) for disk in view.disks]
         self._total = sum(allocated.total for _, allocated in plan)
         for disk, allocated in plan:
             file = self._file(disk)
-            copied, label = _copied(disk, file, parts.get(disk.id), incarnation)
+            copied = _copied(disk, file, parts.get(disk.id), incarnation, alone)
             self._done += copied.intersect(allocated).total
             for offset, length in Extents.whole(disk.size).subtract(copied).pieces(PART):
                 self._make_room()
                 window = Extents.of([(offset, length)])
                 spooled = self._build(view, disk, file, window, allocated, self._folder / incarnation)
-                self._give(spooled, disk.id, file, label, allocated.intersect(window).total)
+                self._give(spooled, disk.id, file, allocated.intersect(window).total)
             self._then(lambda: None, partial(file.validate, copied_under(incarnation)))
         self._settle(0)
 
@@ -131,13 +132,13 @@ class FirstCopy:
         return spooled_points(self._folder / incarnation)
 
     def _go_on_with(self, left: list[SpooledPoint], files: dict[str, DigestFile]) -> None:
+        as_it_was = {disk for disk, file in files.items() if file.covers == file.size}
         for spooled in left:
             disk = next(iter(spooled.disks), "")
-            label = files[disk].valid_for if disk in files else None
-            if label is None or not of_parts(label):
-                spooled.remove()  # all of that disk is copied anew
+            if disk in as_it_was and of_parts(files[disk].valid_for):
+                self._give(spooled, disk, files[disk], 0)
             else:
-                self._give(spooled, disk, files[disk], label, 0)
+                spooled.remove()  # all of that disk is copied anew, or, where it has grown, what isn't in the store
         self._settle(0)
 
     # ── one part ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -163,7 +164,7 @@ class FirstCopy:
             builder.discard()
             raise
 
-    def _give(self, spooled: SpooledPoint, disk: str, file: DigestFile, label: str, size: int) -> None:
+    def _give(self, spooled: SpooledPoint, disk: str, file: DigestFile, size: int) -> None:
         """``size``: what it counts for."""
         changes = spooled.changed_digests().get(disk)
         if changes is None:
@@ -171,7 +172,7 @@ class FirstCopy:
             self._done += size
             return
         numbers, digests = changes
-        file.update((numbers, np.full_like(digests, UNKNOWN)), label)  # until the part is known to be published
+        file.exchange(numbers, UNKNOWN)  # until the part is known to be published
 
         def publish() -> None:
             self._writer.publish_part(spooled, partial(self._told, size))
@@ -179,7 +180,7 @@ class FirstCopy:
         def note() -> None:
             self._on_its_way = 0
             self._done += size
-            file.update(changes, label)
+            file.exchange(numbers, digests)
             self._traffic.note_shipped(spooled.stored)
             spooled.remove()
 
@@ -238,24 +239,25 @@ class FirstCopy:
         self._look("seeding", min(self._done + self._on_its_way, self._total), self._total)
 
 
-def _copied(disk: DiskView, file: DigestFile, parts: Extents | None, incarnation: str) -> tuple[Extents, str]:
-    """What of a disk needn't be looked at again, and what its digest file says until all of it has been."""
+def _copied(disk: DiskView, file: DigestFile, parts: Extents | None, incarnation: str, alone: bool) -> Extents:
+    """What of a disk needn't be looked at again. Its digest file says from now on whose parts it follows, until all of
+    the disk has been. ``alone``: no other process server has copied parts."""
     label = file.valid_for
     if parts is None:  # nothing of this disk is in the store
         file.reset(0)
         label = copied_under(incarnation)
-    elif not of_parts(label):
+    elif not of_parts(label) or not alone:
         file.reset(UNKNOWN)
         label = PARTS
     elif label == copied_under(incarnation):
         unsure = Extents.of_blocks(np.flatnonzero(~known(file.digests)), BLOCK, disk.size)
-        return parts.subtract(unsure), label
+        return parts.subtract(unsure)
     else:
         # Copied under a tracker that was lost: anything may have changed since. The digests still tell what the
         # store holds; only when all was compared may the new tracker be relied on.
         label = PARTS
     file.validate(label)
-    return Extents(), label
+    return Extents()
 
 
 def copied_under(incarnation: str) -> str:

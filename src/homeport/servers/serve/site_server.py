@@ -21,6 +21,7 @@ from homeport.servers.join_service import UNGUARDED, install_errors, join_routes
 from homeport.servers.joining import IDENTITY
 from homeport.servers.link import Link
 from homeport.servers.relay import Relay
+from homeport.servers.remote_source import RemoteMachines
 from homeport.servers.role_work import RoleWork
 from homeport.servers.serve.health import Check
 from homeport.servers.serve.process import Lock
@@ -30,12 +31,13 @@ from homeport.servers.serve.web import Web, listen
 from homeport.servers.shipping import Shipping
 from homeport.servers.site_facts import drive
 from homeport.servers.site_service import who_asks_over_tls, work_routes
+from homeport.servers.source_exchange import SourceExchange
 from homeport.servers.throttle import Throttle
 from homeport.servers.work.master_target_work import MasterTargetWork
 from homeport.servers.work.process_server_work import Door, ProcessServerWork
 from homeport.servers.work.site_context import SiteContext
 from homeport.servers.work.site_work import SiteWork
-from homeport.servers.worker import Worker
+from homeport.servers.worker import Work, Worker
 from homeport.sites.qemu import QemuSite
 from homeport.store.backends import open_objects
 from homeport.trust.asgi import PeerGuard, tls_server
@@ -74,7 +76,7 @@ class SiteServer:
         if self.identity.role is not self.role:
             raise WrongRole(f"In {config.state} lies the identity of {self.identity.who.uri}, no {self.role}.")
         self.name = self.identity.name
-        self.folder = config.servers_folder
+        self.folder = config.path("cache") if config.machines_elsewhere else config.servers_folder
         self.stack = ExitStack()
         self.worker: Worker | None = None
         self.store = StoreChoice(config)
@@ -82,18 +84,26 @@ class SiteServer:
     def begin(self, link: Link, place: str) -> SiteContext:
         """The site as this server sees it. ``link``: to who tells it what to do, where it is known as ``place``.
         Raises :class:`FolderMissing`, RunsAlready, StoreContradicts, and what opening its store raises."""
+        if self.config.machines_elsewhere:
+            self.stack.enter_context(Lock(self.config.state / "lock"))
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            url = self._choose_store(link, place)
+            return SiteContext(self.identity.site, None, self.folder, open_objects(url), url)
         path = self.config.path("folder")
         if not path.is_dir():
             raise FolderMissing(f"The site's folder {path} is not there.")
         self.stack.enter_context(Lock(self.config.state / "lock"))
         self.folder.mkdir(exist_ok=True, mode=0o700)
-        with link.client(httpx.Timeout(5.0)) as client:
-            self.store.ask(client, place)
-        url = self.store.open()
+        url = self._choose_store(link, place)
         if self.store.named() is None:
             (self.folder / "store").mkdir(exist_ok=True, mode=0o700)
         site = QemuSite(path, name=self.identity.site)
         return SiteContext(self.identity.site, site, self.folder, open_objects(url), url)
+
+    def _choose_store(self, link: Link, place: str) -> str:
+        with link.client(httpx.Timeout(5.0)) as client:
+            self.store.ask(client, place)
+        return self.store.open()
 
     def stop(self) -> None:
         self.stack.close()
@@ -217,6 +227,7 @@ class ProcessServer(SiteServer):
     role = Role.PROCESS_SERVER
     uses = "configuration server"
     _shipping: Shipping | None = None
+    _exchange: SourceExchange | None = None
 
     def start(self) -> None:
         link = _to_configuration_server(self)
@@ -229,8 +240,11 @@ class ProcessServer(SiteServer):
         door = Door(host, port, self.config.text("advertise"), self.identity, self.config.state)
         room = CacheRoom(context.caches, self.config.cache_quota())
         self._shipping = Shipping(room, Throttle(self.config.schedule()), self.config.threads)
-        role = ProcessServerWork(context, door, self._shipping)
-        _begin(self, link, RoleWork(role, self.folder, self.config.state))
+        if self.config.machines_elsewhere:
+            self._exchange = SourceExchange()
+        elsewhere = RemoteMachines(self._exchange) if self._exchange is not None else None
+        role = ProcessServerWork(context, door, self._shipping, elsewhere)
+        begin_work(self, RoleWork(role, self.folder, self.config.state), link)
 
     def reload(self, config: Config) -> None:
         """Rates at once, threads from an item's next session on."""
@@ -242,6 +256,10 @@ class ProcessServer(SiteServer):
         if self._shipping is not None:
             room = self._shipping.room.look()
             found.append(Check("cache", not room.throttled, f"{room.share:.0%} of it are free"))
+        if self._exchange is not None:
+            for service in self._exchange.services():
+                told = f"{'is there' if service['there'] else 'is away'}; machines: {', '.join(service['machines'])}"
+                found.append(Check(f"mobility service {service['name']}", service["there"], told))
         return found
 
 
@@ -258,7 +276,7 @@ class MasterTarget(SiteServer):
             context.retention_at = self.config.path("retention")
         context.retention.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.stack.enter_context(Lock(context.retention / "master-target.lock"))
-        _begin(self, link, RoleWork(MasterTargetWork(context), self.folder, self.config.state))
+        begin_work(self, RoleWork(MasterTargetWork(context), self.folder, self.config.state), link)
 
     def checks(self) -> list[Check]:
         place = Path(self.config.text("retention") or self.folder / "retention")
@@ -274,9 +292,13 @@ def _to_configuration_server(server: SiteServer) -> Link:
     )
 
 
-def _begin(server: SiteServer, link: Link, work: RoleWork) -> None:
-    work.heard = server.store.hear
+def begin_work(server: SiteServer, work: Work, link: Link | None = None) -> None:
+    """Take work from the site's configuration server. ``link``: to it, where there is one already."""
+    link = link or _to_configuration_server(server)
     server.worker = Worker(server.name, link, work, greet_every=GREET_EVERY)
+    if isinstance(work, RoleWork):
+        work.heard = server.store.hear
+        work.changed = server.worker.refresh
     server.stack.callback(server.worker.stop)
     server.worker.start()
 

@@ -66,11 +66,13 @@ class StoreChoice:
 
     def otherwise(self) -> str | None:
         """Why the store that was opened is not the site's any more, in words."""
+        if self._opened is None:
+            return None
         try:
             wanted = self._chosen()
         except StoreContradicts as error:
             return error.cause
-        if self._opened is None or _same(wanted, self._opened):
+        if _same(wanted, self._opened):
             return None
         return f"the site's recovery store is {wanted} now, and this server has opened {self._opened}"
 
