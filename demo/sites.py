@@ -37,6 +37,7 @@ NAMESPACES = {HOME: ("cs", "ps", "ps2", "mt"), AWAY: ("vault", "cs", "ps", "mt")
 PORT = 18080
 """Where the machine answers, on loopback of the configuration server of the site that runs it."""
 CUT_SECONDS = 60
+"""How long the WAN is cut, unless told otherwise."""
 LOAD_EVERY = 2.0
 """Seconds between two files of a MiB of random data that the machine is made to write, beside its records."""
 
@@ -44,9 +45,12 @@ LOAD_EVERY = 2.0
 class Sites(Demo):
     """One run: ``servers`` are those of two sites, in namespaces that are up while it lasts."""
 
-    def __init__(self, folder: Path, networks: Networks, *, one_place: bool = False) -> None:
+    def __init__(
+        self, folder: Path, networks: Networks, *, one_place: bool = False, cut_seconds: int = CUT_SECONDS
+    ) -> None:
         super().__init__(folder)
         self.networks = networks
+        self.cut_seconds = cut_seconds
         self.servers = Servers(folder, networks, AWAY, one_place)
         self.runs_at = HOME
 
@@ -185,13 +189,13 @@ def protect(demo: Sites) -> None:
 def cut(demo: Sites) -> None:
     with demo.step(
         "The WAN is cut",
-        f"For {CUT_SECONDS} seconds nothing gets through. Points go on being taken: they wait in Oslo, and are in "
+        f"For {demo.cut_seconds} seconds nothing gets through. Points go on being taken: they wait in Oslo, and are in "
         "Bergen when the WAN is back, as points of their own.",
     ) as row:
         demo.networks.wan.cut()
         began = datetime.now(UTC)
         console.print("   cut …")
-        time.sleep(CUT_SECONDS)
+        time.sleep(demo.cut_seconds)
         behind = demo.newest()
         before = demo.now().last
         restored = datetime.now(UTC)
@@ -201,10 +205,10 @@ def cut(demo: Sites) -> None:
         caught_up = (datetime.now(UTC) - restored).total_seconds()
         times = [datetime.fromisoformat(point["time"]) for point in demo.points()]
         during = [moment for moment in times if began < moment < restored]
-        wanted = CUT_SECONDS // INTERVAL // 2  # a busy machine may miss some
+        wanted = demo.cut_seconds // INTERVAL // 2  # a busy machine may miss some
         console.print(
             f"   When it was restored, Bergen's newest point was of {behind:%H:%M:%S}; {caught_up:.1f} s later it had "
-            f"{len(during)} points of those {CUT_SECONDS} seconds, and a newer one.",
+            f"{len(during)} points of those {demo.cut_seconds} seconds, and a newer one.",
             highlight=False,
         )
         if len(during) < wanted:
@@ -350,6 +354,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
     parser.add_argument("--json", type=Path, help="write the table as JSON to this file")
+    parser.add_argument(
+        "--cut", type=int, default=CUT_SECONDS, metavar="SECONDS", help="how long the WAN is cut (default: %(default)s)"
+    )
     options = parser.parse_args()
     console.print("Building the guest from Debian's packages (kept for the next run) …")
     with tempfile.TemporaryDirectory(prefix="homeport-guest-") as scratch:
@@ -361,7 +368,7 @@ def main() -> int:
     failed = False
     try:
         with Networks(NAMESPACES) as networks:
-            demo = Sites(folder, networks)
+            demo = Sites(folder, networks, cut_seconds=options.cut)
             try:
                 run(demo)
             except (DemoFailed, NoAnswer, ServerFailed) as error:

@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "bucket": {"domain", "disks", "store"},
     "sources": {"domain", "disks", "qemu"},
     "sites": {"domain", "disks", "qemu"},
-    "servers": {"domain", "disks", "qemu", "store", "bucket", "sources", "sites", "trust"},
+    "mobility": {"domain", "disks", "store", "sources", "trust"},
+    "servers": {"domain", "disks", "qemu", "store", "bucket", "sources", "sites", "trust", "mobility"},
     "vault": {"domain", "language", "trust"},
     "cli": {"domain", "language", "trust"},
 }

@@ -17,6 +17,7 @@ from tests.cli.conftest import Homeport
 EXPECTED = {
     *("up", "vault passphrase", "vault backup", "vault backups", "vault restore", "vault rebuild"),
     *("serve vault", "serve configuration-server", "serve process-server", "serve master-target"),
+    *("serve mobility-service", "mobility-service join"),
     "process-server switch",
     *("site add", "site list", "site show", "site set", "site remove"),
     *("vault key new", "vault authority", "vault trust"),

@@ -103,4 +103,5 @@ def test_every_role_has_a_step() -> None:
         Role.CONFIGURATION_SERVER: 2,
         Role.PROCESS_SERVER: 3,
         Role.MASTER_TARGET: 3,
+        Role.MOBILITY_SERVICE: 4,
     }

@@ -42,7 +42,7 @@ class Apart(World):
         """The state folder of a server."""
         return self.state if name == "vault" else self.folder / "servers" / name
 
-    def _configure(self, name: str, **values: Any) -> None:
+    def _configure(self, name: str, /, **values: Any) -> None:
         values = {"state": str(self.own(name)), "log": str(self.folder / f"{name}.log"), "health": "", **values}
         if name in self.urls:
             values["listen"] = self.urls[name].removeprefix("https://")

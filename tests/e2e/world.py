@@ -58,8 +58,8 @@ class World:
 
     # ── the machine ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def make_machine(self) -> None:
-        folder = self.a / VM
+    def make_machine(self, site: str = "a") -> None:
+        folder: Path = getattr(self, site) / VM
         folder.mkdir()
         subprocess.run(["truncate", "-s", str(self.size), folder / "disk0.raw"], check=True)
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", folder / "disk1.qcow2", str(self.size)], check=True)
@@ -68,7 +68,7 @@ class World:
             '[[disk]]\nid = "disk0"\npath = "disk0.raw"\nformat = "raw"\n'
             '[[disk]]\nid = "disk1"\npath = "disk1.qcow2"\nformat = "qcow2"\n'
         )
-        self.site("a").start(VM, StartOptions())
+        self.site(site).start(VM, StartOptions())
 
     def site(self, name: str) -> QemuSite:
         return QemuSite(getattr(self, name), name=name)

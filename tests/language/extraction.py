@@ -39,7 +39,7 @@ VOCABULARIES: dict[str, tuple[str, ...] | type[StrEnum]] = {
     "operation": Operation,
     "job": tuple(STATUS),
     "phase": ("starting", "seeding", "reading", "replicating", "resyncing", "stopped"),
-    "role": ("vault", "configuration-server", "process-server", "master-target"),
+    "role": ("vault", "configuration-server", "process-server", "master-target", "mobility-service"),
     "server": ("joining", "joined", "revoked"),
     "action": ("auto-commit", "auto-rollback"),
     "unit": ("d", "h", "min", "s"),

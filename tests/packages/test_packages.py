@@ -96,7 +96,7 @@ for module in (homeport, numpy):
 '
 stat -c '%U %a %n' /var/lib/homeport
 systemd-analyze verify --man=no /lib/systemd/system/homeport*.service && ls /lib/systemd/system | grep -c homeport
-for role in vault configuration-server process-server master-target; do
+for role in vault configuration-server process-server master-target mobility-service; do
     homeport serve $role --systemd-unit | cmp - /lib/systemd/system/homeport-$role.service && echo "unit of $role"
 done
 id -nG homeport
@@ -161,7 +161,7 @@ class TestDebianPackage:
         lines = done.stdout.splitlines()
         for wanted in (
             f"homeport {__version__}", "homeport 700 /var/lib/homeport", "homeport 700 /var/lib/homeport/state",
-            "restored", "stopped", "purged", "unit of vault", "unit of master-target",
+            "restored", "stopped", "purged", "unit of vault", "unit of master-target", "unit of mobility-service",
         ):  # fmt: skip
             assert wanted in lines, done.stdout
         assert not Path("/usr/lib/homeport").exists()

@@ -29,9 +29,12 @@ from homeport.servers.digest_file import UNKNOWN, DigestFile
 from homeport.servers.object_gateway import ObjectGateway
 from homeport.servers.replication import Replication
 from homeport.servers.shipping import Shipping
-from homeport.store import MachineStore, block_digests, segment
+from homeport.sources.errors import ViewBroken
+from homeport.sources.qemu import QemuSource
+from homeport.store import MachineStore, block_digests, layout, segment
 from homeport.store.errors import Fenced, StoreUnavailable
 from homeport.store.spool import SpooledPoint
+from homeport.store.writer import Writer
 from tests.servers.bucket import KEYS, FolderObjects
 from tests.servers.rig import Content, MiB, Rig, differing
 
@@ -333,6 +336,31 @@ def test_a_loop_whose_place_another_took_says_so_and_one_whose_timeline_ended_do
     assert not replication.superseded
 
 
+def test_a_loop_in_trouble_does_not_take_back_what_another_was_given(
+    rig: Rig, loop: Callable[[], Replication], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that break each other's views, each of which begins anew then, would do so for ever."""
+    replication = loop()
+    until(lambda: rig.store.points(rig.spec.timeline))
+
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise ViewBroken("disk0: the view is gone", disk="disk0")
+
+    begun = QemuSource.begin_point
+    monkeypatch.setattr(QemuSource, "begin_point", broken)
+    epochs = layout.epochs(rig.objects, KEYS.machine, rig.spec.timeline)
+    until(lambda: len(layout.epochs(rig.objects, KEYS.machine, rig.spec.timeline)) > len(epochs) + 2)
+    assert replication.alive, "its own claims are no reason to end"
+    newest = rig.store.claim(rig.spec.timeline, "another")
+    until(lambda: not replication.alive)
+    assert replication.superseded
+    assert max(layout.epochs(rig.objects, KEYS.machine, rig.spec.timeline)) == newest
+    monkeypatch.setattr(QemuSource, "begin_point", begun)
+    head = rig.store.head(rig.spec.timeline)
+    loop()  # it is given the machine again
+    until(lambda: rig.store.head(rig.spec.timeline) != head)
+
+
 def test_a_timeline_that_ended_fences_the_cycle(rig: Rig) -> None:
     cycle = started(rig)
     rig.store.end(rig.spec.timeline, "failover")
@@ -483,18 +511,18 @@ def test_a_disk_that_grows_by_much_costs_what_lies_there(rig: Rig) -> None:
 
 def test_a_first_copy_goes_on_over_a_disk_that_grew(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     copied = 0
-    part = Cycle._part
+    publish_part = Writer.publish_part
 
     def twice(*arguments: Any) -> None:
         nonlocal copied
         if copied == 2:
             raise StoreUnavailable("cut off in the middle")
         copied += 1
-        part(*arguments)
+        publish_part(*arguments)
 
-    monkeypatch.setattr(cycles, "PART", 512 * KiB)
+    monkeypatch.setattr(first_copies, "PART", 512 * KiB)
     with monkeypatch.context() as cut_off:
-        cut_off.setattr(Cycle, "_part", twice)
+        cut_off.setattr(Writer, "publish_part", twice)
         cycle = rig.cycle()
         with pytest.raises(StoreUnavailable):
             cycle.first_copy()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from homeport.domain.units import MiB
 from homeport.servers.crossing import Crossing
 from homeport.servers.object_gateway import ObjectGateway
 from homeport.servers.remote_objects import RemoteObjects
 from homeport.store.errors import AlreadyExists, Locked, NotFound, StoreUnavailable
+from homeport.store.local import LocalObjects
 from homeport.store.memory import MemoryObjects
 from tests.ports import free_port
 from tests.store.proxy import LOSE_ANSWER, RESET, Proxy
@@ -148,3 +153,40 @@ def test_an_object_that_the_storage_keeps_is_said_to_be_locked() -> None:
     assert raised.value.code == "store.locked"
     assert raised.value.details["key"] == "p/1"
     gateway.close()
+
+
+@pytest.fixture
+def small_volume(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("nothing can be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_what_a_full_store_refused_crosses_once_until_there_is_room(small_volume: Path) -> None:
+    gateway = ObjectGateway(LocalObjects(small_volume), "token")
+    gateway.start()
+    try:
+        crossing = Crossing()
+        objects = RemoteObjects(gateway.url, "token", crossing)
+        objects.put("first", bytes(MiB))
+        for _ in range(5):
+            with pytest.raises(StoreUnavailable) as refused:
+                objects.put("second", bytes(3 * MiB // 2))
+            assert refused.value.code == "store.full"
+        assert crossing.sent < (1 + 1.5 + 0.1) * MiB
+        objects.delete("first")
+        objects.put("second", bytes(3 * MiB // 2))
+        objects.put("third", b"asked for no room")
+        assert objects.size("second") == 3 * MiB // 2
+        assert not list((small_volume / ".homeport-staging").iterdir())
+    finally:
+        gateway.close()

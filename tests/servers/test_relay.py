@@ -293,3 +293,57 @@ def test_the_members_of_a_group_have_one_process_server(tmp_path: Path) -> None:
         relay.carry_out(
             Part(Duty.PROCESS_SERVER, SWITCH), {"item": "j", "group": "shop", "process_server": "ps2"}, quiet, "w"
         )
+
+
+def done(relay: Relay, server: str, kind: str) -> None:
+    """``server`` carries out what waits for it."""
+    taken = until(lambda: [each for each in relay.take(server, frozenset()) if each["kind"] == kind])
+    for each in taken:
+        relay.answer(server, each["id"], {"state": "done", "result": {}})
+
+
+def test_a_mobility_service_is_told_which_process_server_has_which_machine(tmp_path: Path) -> None:
+    relay = Relay(tmp_path)
+    for name in ("ps1", "ps2"):
+        hello(relay, name, gateway={"url": f"https://{name}", "token": "t"}, dialled=name == "ps1")
+    hello(relay, "ms", Duty.MOBILITY_SERVICE)
+    with pytest.raises(ServerAway):
+        relay.replications("ms")  # not: nobody has any
+    relay.resume([])
+    assert relay.replications("ms") == []
+
+    asked = Asked(relay, REPLICATE, vm="web", process_server="ps1")
+    (told,) = until(lambda: relay.take("ms", frozenset()))
+    (source,) = told["params"]["replications"]
+    assert (source["vm"], source["process_server"], source["url"]) == ("web", "ps1", "https://ps1")
+    done(relay, "ps1", "replicate")
+    asked.ended()
+    Asked(relay, REPLICATE, "w.1", item="j", vm="db", process_server="ps2")
+    done(relay, "ps2", "replicate")
+    assert relay.sources() == [source], "one that reads where machines run is dialled by nobody"
+    assert Relay(tmp_path).sources() == [source], "also after a restart"
+
+    hello(relay, "ps1", executor="2", gateway={"url": "https://elsewhere", "token": "t"}, dialled=True)
+    assert relay.sources()[0]["url"] == "https://elsewhere"
+    assert until(lambda: relay.take("ms", frozenset()))[-1]["params"]["replications"] == relay.sources()
+
+
+def test_a_machine_that_gets_another_process_server_gets_a_greater_number(tmp_path: Path) -> None:
+    relay = Relay(tmp_path)
+    for name in ("ps1", "ps2"):
+        hello(relay, name, gateway={"url": f"https://{name}", "token": "t"}, dialled=True)
+    asked = Asked(relay, REPLICATE, vm="web", process_server="ps1")
+    done(relay, "ps1", "replicate")
+    asked.ended()
+    (before,) = relay.sources()
+    asked = Asked(relay, Part(Duty.PROCESS_SERVER, SWITCH), "w.1", vm="web", process_server="ps2")
+    done(relay, "ps1", "stop-replication")
+    done(relay, "ps2", "replicate")
+    assert asked.ended().error is None
+    (after,) = relay.sources()
+    assert (after["process_server"], after["fence"] > before["fence"]) == ("ps2", True)
+    asked = Asked(relay, Part(Duty.PROCESS_SERVER, "forget-replication"), "w.2", vm="web")
+    assert relay.sources() == [after], "while it still has to remove the tracking"
+    done(relay, "ps2", "forget-replication")
+    asked.ended()
+    assert relay.sources() == []

@@ -31,6 +31,7 @@ GIVEN = {
     Role.CONFIGURATION_SERVER: {"folder": "/srv/site"},
     Role.PROCESS_SERVER: {"folder": "/srv/site", "advertise": "https://ps.example:9443"},
     Role.MASTER_TARGET: {"folder": "/srv/site"},
+    Role.MOBILITY_SERVICE: {"folder": "/srv/site"},
 }
 
 
@@ -56,6 +57,28 @@ def test_a_setting_that_is_unknown_is_refused_with_the_nearest_known() -> None:
         check_config(Role.PROCESS_SERVER, {**GIVEN[Role.PROCESS_SERVER], "advertize": "https://ps"})
     with pytest.raises(ConfigInvalid, match="folder is missing"):
         check_config(Role.MASTER_TARGET, {})
+
+
+@pytest.mark.parametrize(
+    ("more", "wrong"),
+    [
+        ({}, "store is missing"),
+        ({"store": "s3://b/p"}, "cache is missing"),
+        ({"store": "s3://b/p", "cache": "/c", "folder": "/srv/site"}, "folder is given"),
+        ({"store": "s3://b/p", "cache": "/c"}, None),
+        ({"source": "local"}, "folder is missing"),
+        ({"source": "remote"}, "local or mobility-service"),
+    ],
+)
+def test_a_process_server_elsewhere_has_no_folder_and_says_where_all_else_is(
+    more: dict[str, str], wrong: str | None
+) -> None:
+    given = {"advertise": "https://ps.example:9443", "source": "mobility-service", **more}
+    if wrong is None:
+        assert check_config(Role.PROCESS_SERVER, given).machines_elsewhere
+        return
+    with pytest.raises(ConfigInvalid, match=wrong):
+        check_config(Role.PROCESS_SERVER, given)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from homeport.store import (
     names,
     spooled_points,
 )
-from homeport.store.errors import TimelineNotFound
+from homeport.store.errors import StoreUnavailable, TimelineNotFound
 from homeport.store.layout import in_force
 from tests.store.stores import KEYS, MACHINE, T1, T2, add_point, blocks, read_all, spool_point, store
 
@@ -117,6 +117,28 @@ def test_the_end_mark_alone_stops_a_writer_that_saw_no_newer_epoch(tmp_path: Pat
         writer.publish(waiting)
     assert found.points(T1) == []
     assert found.end(T1, "again") is None
+
+
+def test_a_store_that_shows_nothing_at_all_is_no_fence_and_is_waited_for(tmp_path: Path) -> None:
+    """An empty folder lies where its volume isn't mounted; what was there is there again later."""
+    found = store()
+    found.create_timeline(T1)
+    writer = found.writer(T1, "one")
+    add_point(writer, tmp_path, None, write(1), SIZES)
+    waiting = spool_point(writer, 2, tmp_path, PointId(T1, 1), write(2), SIZES)
+    objects: dict[str, bytes] = found.objects.objects  # type: ignore[attr-defined]
+    there = dict(objects)
+    objects.clear()
+    with pytest.raises(StoreUnavailable, match="nothing of timeline"):
+        writer.publish(waiting)
+    assert objects == {}
+    objects.update(there)
+    writer.publish(waiting)
+    assert [info.id.number for info in found.points(T1)] == [1, 2]
+    second = found.writer(T1, "two")
+    del objects[names.epoch(MACHINE, T1, 2)]
+    with pytest.raises(Fenced, match="set back"):
+        second.check()
 
 
 def test_publishing_twice_is_publishing_once(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def names(home: Site) -> set[str]:
     return {each["name"] for each in home.vault.servers()}
 
 
-@pytest.mark.parametrize("role", [Role.PROCESS_SERVER, Role.MASTER_TARGET])
+@pytest.mark.parametrize("role", [Role.PROCESS_SERVER, Role.MASTER_TARGET, Role.MOBILITY_SERVICE])
 def test_joining(home: Site, tmp_path: Path, role: Role, log: list[EventDict]) -> None:
     made = home.join(tmp_path / "ps", role, name="x-1")
     assert made.who == ServerName(home.identity.vault, role, "home", "x-1")

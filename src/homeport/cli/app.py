@@ -33,7 +33,8 @@ from homeport.cli.spoken_help import in_our_words, spoken
 from homeport.domain.errors import HomeportError
 
 ORDER = (
-    *("up", "serve", "vault", "site", "configuration-server", "process-server", "master-target", "server"),
+    *("up", "serve", "vault", "site", "configuration-server", "process-server", "master-target"),
+    *("mobility-service", "server"),
     *("machine", "policy"),
     *("protect", "item", "group", "point", "resync", "pause", "resume", "disable"),
     *("test-failover", "cleanup"),

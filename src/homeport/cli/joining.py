@@ -1,4 +1,4 @@
-"""`homeport configuration-server|process-server|master-target join`: a server of its own becomes part of a vault."""
+"""`homeport ROLE join`: a server of its own becomes part of a vault."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ JOIN_VAULT = lesson(
     then="start the configuration server with that state folder",
 )
 PASSPHRASE = lesson(
-    "Show the join passphrase of this configuration server: it admits process servers and master targets.",
+    "Show the join passphrase of this configuration server: it admits the other servers of its site.",
     """It is not the recovery passphrase, and opens no recovery points. --rotate makes another; the old one admits
     nobody from then on, and servers that have joined stay.""",
     "homeport configuration-server passphrase --state /var/lib/homeport-cs",
@@ -200,7 +200,11 @@ def register(app: typer.Typer) -> None:
 
     from homeport.domain.servers import Role
 
-    for role, what in ((Role.PROCESS_SERVER, "process server"), (Role.MASTER_TARGET, "master target")):
+    for role, what in (
+        (Role.PROCESS_SERVER, "process server"),
+        (Role.MASTER_TARGET, "master target"),
+        (Role.MOBILITY_SERVICE, "mobility service"),
+    ):
         _by_passphrase(app, role, what)
 
 

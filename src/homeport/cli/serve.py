@@ -27,8 +27,9 @@ ROLES = {
     ),
     Role.PROCESS_SERVER: (
         "Serve a site's process server: ships changes, and is the door to the site's store.",
-        """It reads machines where they run, keeps what waits in its cache, ships it to the other site's process server,
-        and takes what comes from there. It must have joined the site's configuration server.""",
+        """It reads machines where they run, or has their mobility service bring what they wrote; it keeps what waits in
+        its cache, ships it to the other site's process server, and takes what comes from there. It must have joined
+        the site's configuration server.""",
         "homeport protect",
     ),
     Role.MASTER_TARGET: (
@@ -36,6 +37,13 @@ ROLES = {
         """What is overwritten is kept on the retention drive first. It must have joined the site's configuration
         server.""",
         "homeport reprotect, homeport failback",
+    ),
+    Role.MOBILITY_SERVICE: (
+        "Serve the machines of a host to process servers that run elsewhere.",
+        """It tracks what the machines write and sends it to the process server that each has (source =
+        "mobility-service" in that one's settings). It must run where the machines do, and have joined the site's
+        configuration server.""",
+        "homeport serve process-server, homeport protect",
     ),
 }
 

@@ -18,7 +18,7 @@ LIST = lesson(
     "List the vault's servers, in the order in which they are upgraded.",
     """Shows role, site, state (joining, joined, revoked), last contact, version, and when the certificate expires, with
     a warning thirty days before: renewal happens by itself, so that a warning means that it failed. Vaults are upgraded
-    first, then configuration servers, then process servers and master targets.""",
+    first, then configuration servers, then process servers and master targets, then mobility services.""",
     "homeport server list",
     then="homeport server revoke NAME, where one is not to be trusted any more",
 )
@@ -40,7 +40,7 @@ REVOKE = lesson(
 )
 REMOVE = lesson(
     "Remove a server from the vault, and revoke its certificates.",
-    """In the order of dependency: process servers and master targets first, then their configuration server, which is
+    """In the order of dependency: all others of a site first, then their configuration server, which is
     refused while items replicate from or to its site. --force: where it is gone for good; what depends on it is removed
     with it. Asks before it begins.""",
     "homeport server remove ps-1",

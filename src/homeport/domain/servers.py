@@ -26,9 +26,10 @@ class Role(enum.StrEnum):
     CONFIGURATION_SERVER = "configuration-server"
     PROCESS_SERVER = "process-server"
     MASTER_TARGET = "master-target"
+    MOBILITY_SERVICE = "mobility-service"
 
 
-JOIN_BY_PASSPHRASE = frozenset({Role.PROCESS_SERVER, Role.MASTER_TARGET})
+JOIN_BY_PASSPHRASE = frozenset({Role.PROCESS_SERVER, Role.MASTER_TARGET, Role.MOBILITY_SERVICE})
 """They join their configuration server; that joins the vault by registration key."""
 
 
@@ -89,8 +90,9 @@ UPGRADE_ORDER: tuple[frozenset[Role], ...] = (
     frozenset({Role.VAULT}),
     frozenset({Role.CONFIGURATION_SERVER}),
     frozenset({Role.PROCESS_SERVER, Role.MASTER_TARGET}),
+    frozenset({Role.MOBILITY_SERVICE}),
 )
-"""Then the agents in machines (reference F22): nobody is newer than who tells it what to do."""
+"""Reference F22: nobody is newer than who tells it what to do."""
 
 
 @dataclass(frozen=True)

@@ -75,9 +75,11 @@ class Cycle:
         room: CacheRoom | None = None,
         threads: int = UPLOADS,
         shipped: Progress | None = None,
+        claimed: Callable[[int], None] = lambda epoch: None,
     ) -> None:
         """``room``: in the cache (None: all of its volume's). ``threads``: that ship at once. ``shipped``: told bytes
-        done and in all after each segment of a point, by whichever thread; raises to stop."""
+        done and in all after each segment of a point, by whichever thread; raises to stop. ``claimed``: told the
+        epoch in which this one writes, before anything else is done."""
         self._shipped = shipped
         self._room = room or CacheRoom(cache)
         self._spec = spec
@@ -91,6 +93,7 @@ class Cycle:
         self._digest_folder = cache / "digests" / spec.timeline
         self._files: dict[str, DigestFile] = {}
         self._writer = store.writer(spec.timeline, owner, threads)
+        claimed(self._writer.epoch)
         self._resync = False
         self._incarnation: str | None = None
         self._pending = self._still_ours(spooled_points(self._spool))

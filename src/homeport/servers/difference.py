@@ -19,7 +19,7 @@ from homeport.domain.buffers import buffer as new_buffer
 from homeport.domain.extents import Extents
 from homeport.domain.units import BLOCK, BLOCKS_PER_REGION, MiB
 from homeport.servers.digest_file import Digests, known
-from homeport.sources.interface import DiskView, ReadsRanges
+from homeport.sources.interface import DiskView, ReadsRanges, expecting
 from homeport.store.builder import PointBuilder, Run
 from homeport.store.digests import PointDigests, block_digests, region_digests
 from homeport.store.keys import MachineKey
@@ -117,7 +117,9 @@ class Difference:
         aligned = candidates.align(BLOCK, self._view.size)
         holes = Extents() if allocated is None else aligned.subtract(allocated.align(BLOCK, self._view.size))
         _in_threads(self._hole, holes.pieces(64 * PIECE))
-        _in_threads(self._pieces, _batches(aligned.subtract(holes).pieces(PIECE)))
+        wanted = aligned.subtract(holes)
+        with expecting(self._view, wanted, PIECE):
+            _in_threads(self._pieces, _batches(wanted.pieces(PIECE)))
 
     def _pieces(self, *pieces: tuple[int, int]) -> None:
         """(offset, length) of each, ascending. Only the disk's last block is a broken one, and it comes last: so one
@@ -187,7 +189,9 @@ def differing_regions(
         if progress:
             progress(length)
 
-    _in_threads(look, allocated.align(BLOCK, view.size).pieces(PIECE))
+    wanted = allocated.align(BLOCK, view.size)
+    with expecting(view, wanted, PIECE):
+        _in_threads(look, wanted.pieces(PIECE))
     mine = region_digests(keys, own)
     held = point.regions()
     count = min(len(mine), len(held))
@@ -200,14 +204,15 @@ def differing_regions(
 
 def mismatches(view: DiskView, keys: MachineKey, base: Base, blocks: Iterable[int]) -> list[int]:
     """Which of the sampled blocks, said to be unchanged, differ from what the store holds."""
-    wrong = []
-    for block in blocks:
-        offset = block * BLOCK
-        buffer = memoryview(bytearray(min(BLOCK, view.size - offset)))
-        view.read_into(offset, buffer)
-        held = base.digests(block, 1)
-        if known(held)[0] and (block_digests(keys, buffer) != held).any():
-            wrong.append(block)
+    blocks, wrong = sorted(blocks), []
+    with expecting(view, Extents.of_blocks(np.array(blocks, np.int64), BLOCK, view.size), BLOCK):
+        for block in blocks:
+            offset = block * BLOCK
+            buffer = memoryview(bytearray(min(BLOCK, view.size - offset)))
+            view.read_into(offset, buffer)
+            held = base.digests(block, 1)
+            if known(held)[0] and (block_digests(keys, buffer) != held).any():
+                wrong.append(block)
     return wrong
 
 

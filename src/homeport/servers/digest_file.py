@@ -59,8 +59,9 @@ class DigestFile:
         self._map = mmap.mmap(self._file, length)
         self.digests: Digests = np.frombuffer(self._map, np.uint8, offset=HEADER).reshape(-1, WIDTH)
         covers = self._header().get("size")
-        whole = isinstance(covers, int) and held >= HEADER + -(-covers // BLOCK) * WIDTH
-        self.covers: int | None = covers if whole and covers <= size else None
+        self.covers: int | None = None
+        if isinstance(covers, int) and covers <= size and held >= HEADER + -(-covers // BLOCK) * WIDTH:
+            self.covers = covers
         if self.covers is None:
             self.invalidate()
         elif self.covers < size and self.covers % BLOCK:

@@ -128,12 +128,13 @@ class FirstCopy:
         return spooled_points(self._folder / incarnation)
 
     def _go_on_with(self, left: list[SpooledPoint], files: dict[str, DigestFile]) -> None:
+        as_it_was = {disk for disk, file in files.items() if file.covers == file.size}
         for spooled in left:
             disk = next(iter(spooled.disks), "")
-            if disk in files and of_parts(files[disk].valid_for):
+            if disk in as_it_was and of_parts(files[disk].valid_for):
                 self._give(spooled, disk, files[disk], 0)
             else:
-                spooled.remove()  # all of that disk is copied anew
+                spooled.remove()  # all of that disk is copied anew, or, where it has grown, what isn't in the store
         self._settle(0)
 
     # ── one part ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -165,8 +165,8 @@ def join_configuration_server(
     hosts: Sequence[str] = (),
     clock: Callable[[], datetime] = _now,
 ) -> Identity:
-    """Join the configuration server at ``url`` as a process server or master target; answers the identity, which lies
-    in ``state/identity``. May be run again until it succeeds. Raises WrongJoinPassphrase, ClockSkew,
+    """Join the configuration server at ``url`` in a ``role`` that does so; answers the identity, which lies in
+    ``state/identity``. May be run again until it succeeds. Raises WrongJoinPassphrase, ClockSkew,
     :class:`PeerUnproven`, :class:`Unreachable`, :class:`JoinedAlready`, TooManyGuesses, and what the vault refuses."""
     if role not in JOIN_BY_PASSPHRASE:
         raise ValueError(f"a {role} does not join by passphrase")
@@ -243,7 +243,7 @@ def sign_at_vault(client: httpx.Client, site: str) -> Callable[[str], str]:
 
 
 def sign_at_configuration_server(client: httpx.Client) -> Callable[[str], str]:
-    """For a process server or master target; ``client``: of its identity, to its configuration server."""
+    """For all others; ``client``: of its identity, to its configuration server."""
 
     def sign(request: str) -> str:
         return str(read(client.post("/v1/renewal", json={"csr": request}))["certificate"])

@@ -10,7 +10,7 @@ from typing import Any
 
 from homeport.disks.images import open_image
 from homeport.domain.extents import Extents
-from homeport.domain.machines import Machine
+from homeport.domain.machines import Machine, Power
 from homeport.domain.units import GiB
 from homeport.qemu.bitmaps import stop_tracking
 from homeport.qemu.errors import QmpGone
@@ -79,6 +79,14 @@ class LocalMachine:
     def power_off(self) -> None:
         self._site.power_off(self._vm)
 
+    def is_off(self) -> bool:
+        return self._site.machine(self._vm).power is Power.OFF
+
+    def stay_off(self, reason: str) -> None:
+        """It is off, and is not started by anybody."""
+        self._site.fence(self._vm, reason)
+        self._site.power_off(self._vm)
+
     def forget_tracking(self) -> None:
         """Remove our bitmaps, where the machine runs; those of a machine that is off are void at its next start."""
         try:
@@ -86,6 +94,17 @@ class LocalMachine:
                 stop_tracking(qmp)
         except QmpGone:
             return
+
+
+class LocalMachines:
+    """Those of ``site``, which is here."""
+
+    def __init__(self, site: QemuSite) -> None:
+        self._site = site
+
+    def machine(self, vm: str, work: Path, exclude: Collection[str] = ()) -> LocalMachine:
+        """``work``: the item's folder in the cache."""
+        return LocalMachine(self._site, vm, work / "scratch", exclude=exclude)
 
 
 @contextmanager

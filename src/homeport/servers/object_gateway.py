@@ -4,11 +4,13 @@
     GET    /objects/KEY            200, or 206 for one ``Range: bytes=a-b``
     HEAD   /objects/KEY            Content-Length
     DELETE /objects/KEY            204, there or not; 423 while the storage keeps it
+    GET    /room?bytes=N           204, or 507: asked before what was refused for want of room is sent again
     GET    /list?prefix=P          a line of JSON per object: ["key", size]
     GET    /probe?bytes=N          N bytes of noise; POST takes any: how fast the way here is
+    POST   /source/…               for mobility services of this site: source_door.py
 
-Every request carries ``Authorization: Bearer TOKEN``; over TLS the caller is a process server of this vault, by its
-certificate, which is looked at with each request. What is stored is sealed before it gets here.
+Every request for objects carries ``Authorization: Bearer TOKEN``; over TLS the caller is a process server of this
+vault, by its certificate, which is looked at with each request. What is stored is sealed before it gets here.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ import structlog
 
 from homeport.domain.errors import HomeportError
 from homeport.domain.servers import Role
+from homeport.servers import source_door
+from homeport.servers.source_exchange import SourceExchange
 from homeport.store.errors import AlreadyExists, Locked, NotFound, StoreUnavailable
-from homeport.store.objects import Objects
+from homeport.store.objects import Objects, require_room
 from homeport.trust import tls
 from homeport.trust.certificates import Peer
 from homeport.trust.identity import Identity
@@ -35,6 +39,7 @@ from homeport.trust.identity import Identity
 log = structlog.get_logger(__name__)
 
 OBJECTS = "/objects/"
+ROOM = "/room"
 PROBE = "/probe"
 PROBE_MOST = 64 << 20
 CALLERS = frozenset({Role.PROCESS_SERVER})
@@ -48,6 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
     objects: ClassVar[Objects]
     token: ClassVar[str]
     identity: ClassVar[Identity | None]
+    exchange: ClassVar[SourceExchange | None]
     peer: Peer | None = None
 
     def setup(self) -> None:
@@ -68,6 +74,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _serve(self) -> None:
+        if self.command == "POST" and self.path.startswith(source_door.PREFIX):
+            source_door.serve(self, self.exchange, self.identity, self.peer)
+            return
         length = int(self.headers.get("Content-Length", 0))
         body = self.rfile.read(length)
         if len(body) != length:  # the sender died in the middle: half an object must never get a key
@@ -100,6 +109,10 @@ class _Handler(BaseHTTPRequestHandler):
             prefix = parse_qs(url.query).get("prefix", [""])[0]
             lines = [json.dumps(entry) for entry in self.objects.list(prefix)]
             self._answer(200, "\n".join(lines).encode())
+            return
+        if self.command == "GET" and url.path == ROOM:
+            require_room(self.objects, int(parse_qs(url.query).get("bytes", ["0"])[0]))
+            self._answer(204)
             return
         if url.path == PROBE:
             wanted = int(parse_qs(url.query).get("bytes", ["0"])[0]) if self.command == "GET" else 0
@@ -164,8 +177,11 @@ class ObjectGateway:
         port: int = 0,
         identity: Identity | None = None,
         advertise: str | None = None,
+        exchange: SourceExchange | None = None,
     ) -> None:
-        handler = type("Handler", (_Handler,), {"objects": objects, "token": token, "identity": identity})
+        """``exchange``: where mobility services bring what machines of this site wrote."""
+        fixed = {"objects": objects, "token": token, "identity": identity, "exchange": exchange}
+        handler = type("Handler", (_Handler,), fixed)
         self._server = _Server((host, port), handler, identity)
         self.port = self._server.server_address[1]
         self.url = advertise or f"{'http' if identity is None else 'https'}://{host}:{self.port}"

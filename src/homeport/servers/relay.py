@@ -1,10 +1,11 @@
 """What a configuration server hands on to the process servers and master targets of its site.
 
-Nothing of it is kept over a restart but which servers there are and which process server an item has: the vault hands
-out again what was under way, under the same id, and the server that has it in hand already goes on with it.
+Nothing of it is kept over a restart but which servers there are and which process server an item and its machine have:
+the vault hands out again what was under way, under the same id, and the server that has it in hand already goes on.
 
     vault ──work──▶ configuration server ──part of it──▶ process server | master target
           ◀─answer─                      ◀───answer────
+                                         ──which process server has which machine──▶ mobility service
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from homeport.servers.work.site_context import Params, Progress, Report, Result
 
 log = structlog.get_logger(__name__)
 
-ASSIGNMENTS, SERVERS = "assignments.json", "servers.json"
+ASSIGNMENTS, SERVERS, SOURCES = "assignments.json", "servers.json", "sources.json"
 """Files in its folder."""
 GONE_AFTER = 5.0
 """Seconds without a poll after which a server is away: one that is there asks again at once."""
@@ -74,6 +75,8 @@ class _Server:
     name: str
     duty: Duty
     gateway: dict[str, str] | None = None
+    dialled: bool = False
+    """A process server that reads its machines through their mobility services."""
     version: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     serial: str | None = None
@@ -96,6 +99,7 @@ class _Server:
         return {
             "role": self.duty,
             "gateway": self.gateway,
+            "dialled": self.dialled,
             "version": self.version,
             "last_contact": self.last_contact,
         }
@@ -126,6 +130,8 @@ class Relay:
         self._servers: dict[str, _Server] = {}
         self._pieces: dict[str, _Piece] = {}
         self._assigned: dict[str, str] = _read(folder / ASSIGNMENTS)
+        self._sources: dict[str, dict[str, Any]] = _read(folder / SOURCES)
+        """By machine {"item", "process_server", "fence"}: one alone may ask for its changes."""
         self._replications: list[Params] | None = None
         self._report: Report = lambda report: None
         self._stopped = False
@@ -133,8 +139,9 @@ class Relay:
         self._told: list[tuple[str, str]] = []
         for name, kept in _read(folder / SERVERS).items():
             self._servers[name] = _Server(
-                name, Duty(kept["role"]), kept["gateway"], kept["version"], last_contact=kept["last_contact"]
-            )
+                name, Duty(kept["role"]), kept["gateway"], bool(kept.get("dialled")), kept["version"],
+                last_contact=kept["last_contact"],
+            )  # fmt: skip
 
     # ── towards the vault ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -215,6 +222,8 @@ class Relay:
             self._note(part, params)
         result = self._have_done(part, params, progress, id)
         self._note(part, params)
+        if part.kind == "forget-replication":
+            self._unname(str(params["item"]))
         return result
 
     def _note(self, part: Part, params: Params) -> None:
@@ -231,6 +240,50 @@ class Relay:
                 self._replications = others
             elif part.kind == "renew-replication" and before and before.get("timeline") == params.get("timeline"):
                 self._replications = [*others, {**before, **params}]
+
+    # ── whose a machine is, for the mobility services ───────────────────────────────────────────────────────────
+
+    def _name(self, vm: str | None, item: str, server: str) -> None:
+        """``server`` alone may ask for the machine's changes from now on. Its number is greater than any before, also
+        than those of a configuration server that this one was restored from."""
+        known = self._sources.get(vm or "")
+        if vm is None or (known is not None and (known["item"], known["process_server"]) == (item, server)):
+            return
+        fence = max(int(time.time() * 1000), known["fence"] + 1 if known is not None else 0)
+        self._sources[vm] = {"item": item, "process_server": server, "fence": fence}
+        self._keep(SOURCES, self._sources)
+        self._tell_of_sources()
+
+    def _unname(self, item: str) -> None:
+        with self._lock:
+            gone = [vm for vm, known in self._sources.items() if known["item"] == item]
+            for vm in gone:
+                del self._sources[vm]
+            if gone:
+                self._keep(SOURCES, self._sources)
+                self._tell_of_sources()
+
+    def sources(self) -> list[Params]:
+        """{"vm", "process_server", "url", "fence"} of each machine whose process server a mobility service dials."""
+        with self._lock:
+            found = []
+            for vm, known in sorted(self._sources.items()):
+                server = self._servers.get(known["process_server"])
+                if server is not None and server.dialled and server.gateway is not None:
+                    told = {"process_server": server.name, "fence": known["fence"]}
+                    found.append({"vm": vm, "url": server.gateway["url"], **told})
+            return found
+
+    def _tell_of_sources(self) -> None:
+        """The newest word alone counts: an older one that waits is dropped."""
+        services = [each for each in self._servers.values() if each.duty is Duty.MOBILITY_SERVICE and each.there]
+        for server in services:
+            for piece in list(self._pieces.values()):
+                if piece.server == server.name and piece.kind == RESUME:
+                    del self._pieces[piece.id]
+            id = f"{RESUME}.{server.name}.{time.monotonic_ns()}"
+            self._pieces[id] = _Piece(id, server.name, RESUME, {"replications": self.sources()}, None)
+        self._wake()
 
     def _switch(self, params: Params, progress: Progress, id: str) -> Result:
         """Another process server has the item from now on. The one before is asked to stop; where it is away, the new
@@ -322,6 +375,7 @@ class Relay:
         before = dict(self._assigned)
         if begins:
             self._assigned |= {item: found.name, **({group: found.name} if group else {})}
+            self._name(params.get("vm"), item, found.name)
         if part.kind == "forget-replication":
             self._assigned.pop(item, None)
         if before != self._assigned:
@@ -353,9 +407,10 @@ class Relay:
             server = self._servers.get(name)
             if server is None or server.duty is not duty:
                 server = self._servers[name] = _Server(name, duty)
-            before = (server.gateway, server.there)
+            before = (server.gateway, server.dialled, server.there)
             server.executor = body["executor"]
             server.gateway, server.facts = body.get("gateway"), body.get("facts") or {}
+            server.dialled = bool(body.get("dialled"))
             server.version, server.serial = str(body.get("version") or ""), body.get("serial")
             self._hear(server)
             for piece in self._pieces.values():
@@ -367,20 +422,28 @@ class Relay:
                     self._pieces[stop] = _Piece(stop, name, _STOP, {"item": item}, None)
             self._take_up_again(server, body.get("superseded") or ())
             self._keep(SERVERS, {known.name: known.kept() for known in self._servers.values()})
-            news = before != (server.gateway, True)
+            news = before != (server.gateway, server.dialled, True)
+            if news and duty is Duty.PROCESS_SERVER:
+                self._tell_of_sources()
         self._wake()
         if news:
             self.changed()
 
     def replications(self, name: str) -> list[Params]:
-        """What the process server ``name`` should replicate. Raises ServerAway: the vault has not told yet."""
+        """What the process server ``name`` should replicate; a mobility service: what it should serve. Raises
+        ServerAway: the vault has not told yet."""
         with self._lock:
+            if self._known(name).duty is Duty.MOBILITY_SERVICE:
+                if self._replications is None and not self._sources:  # "nobody" would end what goes on
+                    raise ServerAway("the vault has not told yet what replicates from this site")
+                return self.sources()
             if self._replications is None:
                 raise ServerAway("the vault has not told yet what replicates from this site")
             mine = []
             for params in self._replications:
                 part = Part(Duty.PROCESS_SERVER, "replicate")
-                server = self._server_for(part, {"item": params["item"], "group": params.get("group")}, resumes=True)
+                told = {each: params.get(each) for each in ("item", "group", "vm")}
+                server = self._server_for(part, told, resumes=True)
                 if server is not None and server.name == name:
                     mine.append(params)
             return mine

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from homeport.servers.crossing import CountedConnection, Crossing
-from homeport.servers.object_gateway import OBJECTS
+from homeport.servers.object_gateway import OBJECTS, ROOM
 from homeport.servers.throttle import Throttle
 from homeport.store.errors import AlreadyExists, Locked, NotFound, StoreUnavailable
 from homeport.trust import tls
@@ -52,6 +52,8 @@ class RemoteObjects:
         self._timeout = timeout
         self._local = threading.local()
         self.crossing = crossing or Crossing()
+        self._full = False
+        """The store had no room the last time."""
 
     def put(self, key: str, data: bytes | memoryview, *, if_absent: bool = True) -> None:
         self._put(key, data, if_absent)
@@ -63,10 +65,23 @@ class RemoteObjects:
 
     def _put(self, key: str, data: bytes | memoryview | Path, if_absent: bool) -> None:
         headers = {} if if_absent else {"X-Replace": "1"}
-        status, _, _ = self._request("PUT", OBJECTS + quote(key), data, headers, lambda: self._holds(key, data))
+        if self._full:
+            self._require_room(data.stat().st_size if isinstance(data, Path) else memoryview(data).nbytes)
+        try:
+            status, _, _ = self._request("PUT", OBJECTS + quote(key), data, headers, lambda: self._holds(key, data))
+        except StoreUnavailable as error:
+            self._full = self._full or error.code == "store.full"
+            raise
+        self._full = False
         if status == 412:
             raise AlreadyExists(f"{key} exists", key=key)
         self._expect(status, 201, f"PUT {key}")
+
+    def _require_room(self, size: int) -> None:
+        """A full store is tried over and over: what it will refuse must not cross each time."""
+        status, _, _ = self._request("GET", f"{ROOM}?bytes={size}", None, {})
+        if status != 404:  # it is of an earlier version
+            self._expect(status, 204, f"GET {ROOM}")
 
     def _holds(self, key: str, data: bytes | memoryview | Path) -> bool:
         """Is exactly this there? All that is created holds fresh random bytes: then an earlier try put it."""

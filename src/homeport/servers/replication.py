@@ -11,7 +11,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -40,6 +40,7 @@ from homeport.store.errors import Fenced, StoreUnavailable
 from homeport.store.objects import Objects
 from homeport.store.spool import SpooledPoint
 from homeport.store.timeline import MachineStore
+from homeport.store.writer import Writer
 from homeport.trust.identity import Identity
 
 log = structlog.get_logger(__name__)
@@ -63,6 +64,21 @@ class MachineHandle(Protocol):
         """Shut the guest down, or pause it where it doesn't; True when it shut down. Disks stay readable."""
 
     def power_off(self) -> None: ...
+
+    def is_off(self) -> bool: ...
+
+    def stay_off(self, reason: str) -> None:
+        """It is off, and is not started by anybody."""
+
+    def forget_tracking(self) -> None:
+        """Nothing of what was tracked is left in it."""
+
+
+class Machines(Protocol):
+    """The machines of a site, wherever they run."""
+
+    def machine(self, vm: str, work: Path, exclude: Collection[str] = ()) -> MachineHandle:
+        """``work``: the item's folder in the cache; ``exclude``: ids of disks that are not replicated."""
 
 
 @dataclass
@@ -152,6 +168,8 @@ class Replication:
         self._error: HomeportError | None = None
         self._progress: dict[str, Any] | None = None
         self._head: PointId | None = None
+        self._epoch: int | None = None
+        """In which it wrote last."""
         self.superseded = False
         """It ended since another writer took its place."""
         self._stored: PointId | None = None
@@ -256,10 +274,15 @@ class Replication:
     def _session(self) -> None:
         address = self.spec.store
         store = MachineStore(self._gateway(), self.spec.keys)
+        if self._epoch is not None:
+            # After trouble. The trouble may be another that was given the machine: two of them break each other's views
+            # of it, and would claim its timeline from each other, for ever.
+            Writer(store, self.spec.timeline, self._epoch, self._owner).check()
         own = MachineStore(self._own_objects, self.spec.keys)
         cycle = Cycle(
             self.spec, self._machine.source(), store, own, self._cache, self._owner, self._look,
             self._machine.describe, self._shipping.room, self._shipping.threads, self._go_on,
+            self._claimed,
         )  # fmt: skip
         try:
             self._head = cycle.head
@@ -319,6 +342,9 @@ class Replication:
             finally:
                 self._shipper = None
                 cycle.close()
+
+    def _claimed(self, epoch: int) -> None:
+        self._epoch = epoch
 
     def _gateway(self) -> RemoteObjects:
         address, identity = self.spec.store, self._identity

@@ -17,12 +17,15 @@ from homeport.servers.work.site_work import folder_missing
 
 class RoleWork:
     """The work of one role. ``state``: its own folder, where fences are remembered; ``folder``: the servers' at the
-    site, which must be there."""
+    site, which must be there. ``changed``: called when what its greeting tells has changed."""
 
     def __init__(self, role: ProcessServerWork | MasterTargetWork, folder: Path, state: Path) -> None:
         self._role = role
         self._folder = folder
         self._fences = Fences(state / "fences")
+        self._superseded: list[str] = []
+        """Of those told."""
+        self.changed: Callable[[], None] = lambda: None
 
     def connect(self, report: Report) -> None:
         if isinstance(self._role, ProcessServerWork):
@@ -36,7 +39,8 @@ class RoleWork:
         told: dict[str, Any] = {"role": str(self._role.duty), "version": __version__, "facts": self._role.facts()}
         if isinstance(self._role, ProcessServerWork):
             told |= {"gateway": self._role.gateway(), "items": self._role.items()}
-            told |= {"superseded": self._role.superseded()}
+            self._superseded = self._role.superseded()
+            told |= {"superseded": self._superseded, "dialled": self._role.elsewhere}
         hello(told)
 
     def resume(self, replications: list[Params]) -> None:
@@ -59,6 +63,8 @@ class RoleWork:
         """Replication looks after itself; how busy the host is is averaged over many looks."""
         if isinstance(self._role, ProcessServerWork):
             self._role.tend()
+            if self._role.superseded() != self._superseded:  # if that was wrong, points wait for it to be told
+                self.changed()
 
     def stop(self) -> None:
         if isinstance(self._role, ProcessServerWork):

@@ -13,6 +13,7 @@ not the one asked for means ``unknown``: compare digests.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -58,6 +59,20 @@ class ReadsRanges(Protocol):
 
     def read_ranges(self, ranges: Sequence[tuple[int, memoryview]]) -> None:
         """Fill each buffer from its byte offset: ascending, no byte twice. Raises :class:`ViewBroken`."""
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A view for which every read is a way to go: it fetches what will be read before it is asked for."""
+
+    def expecting(self, extents: Extents, piece: int) -> AbstractContextManager[None]:
+        """While the context lasts, the pieces of ``extents`` (``Extents.pieces(piece)``) are read, each once, in about
+        this order; other reads may come between."""
+
+
+def expecting(view: DiskView, extents: Extents, piece: int) -> AbstractContextManager[None]:
+    """Tell ``view`` what is about to be read, where that is of use to it."""
+    return view.expecting(extents, piece) if isinstance(view, ReadsAhead) else nullcontext()
 
 
 @dataclass(frozen=True)

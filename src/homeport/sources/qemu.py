@@ -329,6 +329,15 @@ class QemuSource:
                 one.keep_only(handed)
             tracker.transact(qmp, actions_of(generations))
 
+    def drop_views(self) -> None:
+        """Drop whatever view is open, whoever opened it; changes stay tracked. Nothing where the machine is off."""
+
+        def drop(qmp: Qmp) -> None:
+            self._drop_view(qmp)
+            self._drop_live(qmp)
+
+        self._unless_gone("drop", None, drop)
+
     def close(self) -> None:
         """End the views that this object opened. Tracking goes on. Twice does no harm."""
         if not self._open and not self._live:

@@ -263,6 +263,21 @@ class LocalObjects:
         """Of what the file system itself keeps (snapshots) nothing is known here."""
         return False
 
+    def require_room(self, size: int) -> None:
+        """Raises StoreUnavailable (``store.full``) where ``size`` bytes can't be written: it is tried, without
+        writing them, so that quotas count."""
+        self._begin()
+        staged = self._staged()
+        try:
+            with _removed_after(staged):
+                fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                try:
+                    os.posix_fallocate(fd, 0, max(size, 1))
+                finally:
+                    os.close(fd)
+        except OSError as error:
+            raise unavailable(error, f"there is no room for {size} bytes") from error
+
     def free(self) -> int:
         """Bytes free where the store lies."""
         return shutil.disk_usage(self.path).free

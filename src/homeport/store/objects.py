@@ -38,6 +38,14 @@ class Objects(Protocol):
         """Absent: fine. After a crash the object may be there again. Raises Locked where the storage keeps it."""
 
 
+def require_room(objects: Objects, size: int) -> None:
+    """Raises StoreUnavailable (``store.full``) where it is certain that ``size`` bytes don't fit: a storage that can't
+    tell has room."""
+    ask = getattr(objects, "require_room", None)
+    if ask is not None:
+        ask(size)
+
+
 def versioned(objects: Objects) -> bool | None:
     """Does the storage keep what is overwritten or deleted (versions, object lock)? None: it doesn't say.
     May put and delete a small object to find out. Raises StoreUnavailable."""

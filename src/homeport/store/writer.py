@@ -14,7 +14,7 @@ from homeport.domain.units import BLOCK
 from homeport.store import layout, names, sealed
 from homeport.store.builder import PointBuilder
 from homeport.store.crew import share_out
-from homeport.store.errors import AlreadyExists, Fenced, NotFound, PointNotFound
+from homeport.store.errors import AlreadyExists, Fenced, NotFound, PointNotFound, StoreUnavailable
 from homeport.store.names import Segment
 from homeport.store.records import Record, all_rows
 from homeport.store.segment import FOOTER_SIZE, HEADER_SIZE
@@ -62,6 +62,12 @@ class Writer:
     def check(self) -> None:
         """Raises Fenced when another writer has taken over or the timeline has ended, StoreUnavailable."""
         newest = max(layout.epochs(self._objects, self._machine, self.timeline), default=0)
+        if newest == 0:
+            # An empty folder where a volume isn't mounted looks like this too, and comes back. A timeline that was
+            # dropped doesn't; its writer is told so by whoever dropped it.
+            raise StoreUnavailable(
+                f"the store has nothing of timeline {self.timeline}, not even its beginning: is it the right one?"
+            )
         if newest > self.epoch:
             raise Fenced(
                 f"timeline {self.timeline} is written by another since (epoch {newest}, this writer has {self.epoch})",

@@ -22,6 +22,7 @@ from homeport.domain.servers import Role
 from homeport.servers.joining import IDENTITY
 from homeport.servers.object_gateway import PROBE
 from homeport.servers.serve.settings import Config
+from homeport.servers.work.mobility_work import remembered
 from homeport.trust import tls
 from homeport.trust.identity import Identity
 
@@ -93,6 +94,12 @@ def peers(config: Config, identity: Identity | None) -> list[Peer]:
     found = [Peer("configuration server", url, Role.CONFIGURATION_SERVER, identity.site, "/v1/join")]
     if config.role is Role.PROCESS_SERVER:
         found += gateways(Path(config.text("cache") or config.servers_folder / "cache"))
+    if config.role is Role.MOBILITY_SERVICE:
+        dialled = {each["process_server"]: each["url"] for each in remembered(config.state)}
+        found += [
+            Peer(f"process server {name}", url, Role.PROCESS_SERVER, identity.site, PROBE)
+            for name, url in sorted(dialled.items())
+        ]
     return found
 
 

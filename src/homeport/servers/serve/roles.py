@@ -15,5 +15,9 @@ def make_server(config: Config) -> Server:
         return VaultServer(config)
     from homeport.servers.serve import site_server
 
+    if config.role is Role.MOBILITY_SERVICE:
+        from homeport.servers.serve.mobility_server import MobilityServer
+
+        return MobilityServer(config)
     servers = (site_server.ConfigurationServer, site_server.ProcessServer, site_server.MasterTarget)
     return next(server for server in servers if server.role is config.role)(config)

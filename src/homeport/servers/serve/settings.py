@@ -28,7 +28,7 @@ class ConfigInvalid(HomeportError):
 
 @dataclass(frozen=True)
 class Setting:
-    """``default``: None: it must be given. ``example``: what the sample shows for one that must be given."""
+    """``default``: None: it must be given. ``example``: the sample's, for one that is given, always or mostly."""
 
     name: str
     kind: type
@@ -72,6 +72,9 @@ _UPSTREAM = Setting(
     "URL of the site's configuration server. Empty: where this server joined.",
 )
 
+LOCAL, MOBILITY_SERVICE = "local", "mobility-service"
+"""Where a process server gets changes from."""
+
 SETTINGS: dict[Role, tuple[Setting, ...]] = {
     Role.VAULT: (
         _state(Role.VAULT),
@@ -103,24 +106,40 @@ SETTINGS: dict[Role, tuple[Setting, ...]] = {
             "listen",
             str,
             f"0.0.0.0:{SITE_PORT}",
-            "Address and port for the process servers and master targets of this site, over TLS; that of a private\n"
-            "interface will do.",
+            "Address and port for the other servers of this site, over TLS; that of a private interface will do.",
         ),
         *_common(Role.CONFIGURATION_SERVER),
     ),
     Role.PROCESS_SERVER: (
         _state(Role.PROCESS_SERVER),
-        _SITE,
+        Setting(
+            "source",
+            str,
+            LOCAL,
+            "Where it gets the changes of its machines from: local: it runs at their host and sees the site's folder;\n"
+            "mobility-service: it runs elsewhere, and the mobility service at their host brings them. Then set store\n"
+            "and cache, and no folder.",
+        ),
+        Setting(
+            "folder",
+            str,
+            "",
+            "The site's folder, where source is local: one folder per machine in it, the servers' own is .homeport.",
+            "/srv/site",
+        ),
         _STORE,
         _UPSTREAM,
         Setting(
-            "listen", str, f"0.0.0.0:{DATA_PORT}", "Address and port for the process servers of other sites, over TLS."
+            "listen",
+            str,
+            f"0.0.0.0:{DATA_PORT}",
+            "Address and port for the process servers of other sites, and this one's mobility services, over TLS.",
         ),
         Setting(
             "advertise",
             str,
             None,
-            "URL under which the process servers of other sites reach this one.",
+            "URL under which the process servers of other sites, and this one's mobility services, reach it.",
             f"https://ps1.home.example:{DATA_PORT}",
         ),
         Setting("cache", str, "", "Folder for what waits to be shipped. Empty: .homeport/cache in the site's folder."),
@@ -162,6 +181,19 @@ SETTINGS: dict[Role, tuple[Setting, ...]] = {
         ),
         *_common(Role.MASTER_TARGET),
     ),
+    Role.MOBILITY_SERVICE: (
+        _state(Role.MOBILITY_SERVICE),
+        _SITE,
+        _UPSTREAM,
+        Setting(
+            "scratch",
+            str,
+            "",
+            "Folder for what guests overwrite while their disks are read, at most 8 GiB a machine. Empty:\n"
+            ".homeport/scratch in the site's folder.",
+        ),
+        *_common(Role.MOBILITY_SERVICE),
+    ),
 }
 
 
@@ -189,6 +221,11 @@ class Config:
     def servers_folder(self) -> Path:
         """The servers' own folder at the site."""
         return self.path("folder") / ".homeport"
+
+    @property
+    def machines_elsewhere(self) -> bool:
+        """Of a process server: mobility services bring what machines wrote."""
+        return self.values.get("source") == MOBILITY_SERVICE
 
     @property
     def store_url(self) -> str:
@@ -263,8 +300,23 @@ def check_config(role: Role, data: Mapping[str, Any]) -> Config:
         if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
             raise ConfigInvalid(f"{name}: {url!r} is no https:// address", setting=name)
     if role is Role.PROCESS_SERVER:
+        _check_source(config)
         _check_shipping(config)
     return config
+
+
+def _check_source(config: Config) -> None:
+    source = config.text("source")
+    if source not in (LOCAL, MOBILITY_SERVICE):
+        raise ConfigInvalid(f"source is {source!r}, and {LOCAL} or {MOBILITY_SERVICE} is wanted", setting="source")
+    if source == LOCAL and not config.text("folder"):
+        raise ConfigInvalid("folder is missing: it must be given where source is local", setting="folder")
+    if source == MOBILITY_SERVICE:
+        if config.text("folder"):
+            raise ConfigInvalid("folder is given, and source is mobility-service: that has no folder", setting="folder")
+        for name in ("store", "cache"):
+            if not config.text(name):
+                raise ConfigInvalid(f"{name} is missing: it must be given where source is {source}", setting=name)
 
 
 def _check_shipping(config: Config) -> None:
@@ -301,13 +353,14 @@ def _is_loopback(host: str) -> bool:
 
 
 def sample_config(role: Role) -> str:
-    """A commented TOML file with every setting: what has a default stands behind a #."""
+    """A commented TOML file with every setting: what may stay at its default stands behind a #."""
     lines = [f"# Configuration of a Homeport {role}: homeport serve {role} --config FILE", ""]
     for setting in SETTINGS[role]:
         lines += [f"# {line}" for line in setting.doc.splitlines()]
-        value = setting.example if setting.default is None else setting.default
+        given = setting.default is None or bool(setting.example)
+        value = setting.example if given else setting.default
         shown = f"[{', '.join(_quoted(each) for each in value)}]" if isinstance(value, list) else _quoted(value)
-        lines += [f"{'' if setting.default is None else '# '}{setting.name} = {shown}", ""]
+        lines += [f"{'' if given else '# '}{setting.name} = {shown}", ""]
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ from homeport.servers.join_service import UNGUARDED, install_errors, join_routes
 from homeport.servers.joining import IDENTITY
 from homeport.servers.link import Link
 from homeport.servers.relay import Relay
+from homeport.servers.remote_source import RemoteMachines
 from homeport.servers.role_work import RoleWork
 from homeport.servers.serve.health import Check
 from homeport.servers.serve.process import Lock
@@ -28,12 +29,13 @@ from homeport.servers.serve.web import Web, listen
 from homeport.servers.shipping import Shipping
 from homeport.servers.site_facts import drive
 from homeport.servers.site_service import who_asks_over_tls, work_routes
+from homeport.servers.source_exchange import SourceExchange
 from homeport.servers.throttle import Throttle
 from homeport.servers.work.master_target_work import MasterTargetWork
 from homeport.servers.work.process_server_work import Door, ProcessServerWork
 from homeport.servers.work.site_context import SiteContext
 from homeport.servers.work.site_work import SiteWork
-from homeport.servers.worker import Worker
+from homeport.servers.worker import Work, Worker
 from homeport.sites.qemu import QemuSite
 from homeport.store.backends import open_objects
 from homeport.trust.asgi import PeerGuard, tls_server
@@ -72,13 +74,18 @@ class SiteServer:
         if self.identity.role is not self.role:
             raise WrongRole(f"In {config.state} lies the identity of {self.identity.who.uri}, no {self.role}.")
         self.name = self.identity.name
-        self.folder = config.servers_folder
+        self.folder = config.path("cache") if config.machines_elsewhere else config.servers_folder
         self.stack = ExitStack()
         self.worker: Worker | None = None
 
     def begin(self) -> SiteContext:
         """The site as this server sees it. Raises :class:`FolderMissing`, RunsAlready, and what opening its store
         raises."""
+        if self.config.machines_elsewhere:
+            self.stack.enter_context(Lock(self.config.state / "lock"))
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            url = self.config.store_url
+            return SiteContext(self.identity.site, None, self.folder, open_objects(url), url)
         path = self.config.path("folder")
         if not path.is_dir():
             raise FolderMissing(f"The site's folder {path} is not there.")
@@ -205,6 +212,7 @@ class ProcessServer(SiteServer):
     role = Role.PROCESS_SERVER
     uses = "configuration server"
     _shipping: Shipping | None = None
+    _exchange: SourceExchange | None = None
 
     def start(self) -> None:
         context = self.begin()
@@ -216,8 +224,11 @@ class ProcessServer(SiteServer):
         door = Door(host, port, self.config.text("advertise"), self.identity, self.config.state)
         room = CacheRoom(context.caches, self.config.cache_quota())
         self._shipping = Shipping(room, Throttle(self.config.schedule()), self.config.threads)
-        role = ProcessServerWork(context, door, self._shipping)
-        _begin(self, RoleWork(role, self.folder, self.config.state))
+        if self.config.machines_elsewhere:
+            self._exchange = SourceExchange()
+        elsewhere = RemoteMachines(self._exchange) if self._exchange is not None else None
+        role = ProcessServerWork(context, door, self._shipping, elsewhere)
+        begin_work(self, RoleWork(role, self.folder, self.config.state))
 
     def reload(self, config: Config) -> None:
         """Rates at once, threads from an item's next session on."""
@@ -229,6 +240,10 @@ class ProcessServer(SiteServer):
         if self._shipping is not None:
             room = self._shipping.room.look()
             found.append(Check("cache", not room.throttled, f"{room.share:.0%} of it are free"))
+        if self._exchange is not None:
+            for service in self._exchange.services():
+                told = f"{'is there' if service['there'] else 'is away'}; machines: {', '.join(service['machines'])}"
+                found.append(Check(f"mobility service {service['name']}", service["there"], told))
         return found
 
 
@@ -244,14 +259,15 @@ class MasterTarget(SiteServer):
             context.retention_at = self.config.path("retention")
         context.retention.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.stack.enter_context(Lock(context.retention / "master-target.lock"))
-        _begin(self, RoleWork(MasterTargetWork(context), self.folder, self.config.state))
+        begin_work(self, RoleWork(MasterTargetWork(context), self.folder, self.config.state))
 
     def checks(self) -> list[Check]:
         place = Path(self.config.text("retention") or self.folder / "retention")
         return [*super().checks(), _room("retention drive", place)]
 
 
-def _begin(server: SiteServer, work: RoleWork) -> None:
+def begin_work(server: SiteServer, work: Work) -> None:
+    """Take work from the site's configuration server."""
     link = Link(
         server.upstream("configuration_server"),
         identity=server.identity,
@@ -259,6 +275,8 @@ def _begin(server: SiteServer, work: RoleWork) -> None:
         site=server.identity.site,
     )
     server.worker = Worker(server.name, link, work, greet_every=GREET_EVERY)
+    if isinstance(work, RoleWork):
+        work.changed = server.worker.refresh
     server.stack.callback(server.worker.stop)
     server.worker.start()
 

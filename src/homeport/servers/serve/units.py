@@ -11,6 +11,7 @@ AFTER = {
     Role.CONFIGURATION_SERVER: "network-online.target",
     Role.PROCESS_SERVER: "network-online.target homeport-configuration-server.service",
     Role.MASTER_TARGET: "network-online.target homeport-configuration-server.service",
+    Role.MOBILITY_SERVICE: "network-online.target homeport-configuration-server.service",
 }
 
 

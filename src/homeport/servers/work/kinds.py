@@ -15,6 +15,8 @@ class Duty(StrEnum):
     STORE = "store"
     PROCESS_SERVER = "process-server"
     MASTER_TARGET = "master-target"
+    MOBILITY_SERVICE = "mobility-service"
+    """Has no part in the vault's work: it serves the process servers that run elsewhere than the machines."""
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,16 @@ import structlog
 
 from homeport.domain.bandwidth import show_rate
 from homeport.domain.errors import HomeportError
-from homeport.domain.machines import Power
 from homeport.domain.points import Consistency
 from homeport.domain.units import MINUTE
 from homeport.servers.crossing import Crossing
 from homeport.servers.durable import write_durably
 from homeport.servers.group_barrier import Groups
 from homeport.servers.host_load import HostLoad
-from homeport.servers.local_machine import LocalMachine
+from homeport.servers.local_machine import LocalMachines
 from homeport.servers.object_gateway import ObjectGateway
-from homeport.servers.replication import Final, Replication
+from homeport.servers.remote_source import RemoteMachines
+from homeport.servers.replication import Final, Machines, Replication
 from homeport.servers.replication_spec import ReplicationSpec
 from homeport.servers.shipping import Shipping
 from homeport.servers.site_facts import drive
@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 
 
 _SPEC = "replicate.json"
+_STOPPED = "it was stopped for a failover"
+"""Why a machine must not come up again beside the one that goes on elsewhere."""
 _MARK = "replicating"
 """Beside it while the vault wants it replicated."""
 
@@ -57,14 +59,22 @@ class ProcessServerWork:
 
     duty = Duty.PROCESS_SERVER
 
-    def __init__(self, context: SiteContext, door: Door | None = None, shipping: Shipping | None = None) -> None:
+    def __init__(
+        self,
+        context: SiteContext,
+        door: Door | None = None,
+        shipping: Shipping | None = None,
+        elsewhere: RemoteMachines | None = None,
+    ) -> None:
+        """``elsewhere``: where the site's machines run; None: here."""
         self.shipping = shipping or Shipping.unlimited(context.caches)
         self._load = HostLoad()
         self.name = context.name
         self._context = context
         self._door = door or Door()
         self._state = self._door.state or context.folder
-        self._site = context.site
+        self._elsewhere = elsewhere
+        self._machines: Machines = elsewhere or LocalMachines(context.site)
         self._gateway = self._open_gateway()
         self._replications: dict[str, Replication] = {}
         self._crossings: dict[str, Crossing] = {}
@@ -130,6 +140,8 @@ class ProcessServerWork:
             replication.stop(timeout=0)  # all of them hear it first
         for replication in running:
             replication.stop(timeout=10)
+        if self._elsewhere is not None:
+            self._elsewhere.exchange.close()
         self._gateway.close()
 
     def _replicate(self, params: Params, progress: Progress) -> Result:
@@ -151,7 +163,7 @@ class ProcessServerWork:
             write_durably(cache / _SPEC, json.dumps(params).encode())
             self._unmark(spec.item)
             write_durably(cache / _MARK, b"")
-            machine = LocalMachine(self._site, spec.vm, cache / "scratch", exclude=spec.exclude)
+            machine = self._machines.machine(spec.vm, cache, spec.exclude)
             crossing = self._crossings.setdefault(spec.item, Crossing())
             replication = Replication(
                 spec, machine, self._context.objects, cache, self.name, self._report, crossing,
@@ -219,6 +231,11 @@ class ProcessServerWork:
             remedy="Serve its roles apart to have several: `homeport serve --help`.",
         )
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the machines run elsewhere, and mobility services dial this process server."""
+        return self._elsewhere is not None
+
     def items(self) -> list[str]:
         """Those that are replicated from here."""
         with self._lock:
@@ -237,8 +254,9 @@ class ProcessServerWork:
         item = params["item"]
         cache = self._newest_cache(item)
         final = cache / "final.json" if cache else None
-        if final and final.exists() and self._site.machine(params["vm"]).power is Power.OFF:
-            self._stay_off(params["vm"])
+        machine = self._machines.machine(params["vm"], self._context.caches / item)
+        if final and final.exists() and machine.is_off():
+            machine.stay_off(_STOPPED)
             self._stop_replication(params, progress)
             result: Result = json.loads(final.read_bytes())
             return result
@@ -256,17 +274,12 @@ class ProcessServerWork:
             head = replication.head
             replication.stop(timeout=MINUTE)
             outcome = Final(head, False, [f"the last changes could not be taken: {error or 'nothing moved any more'}"])
-            self._stay_off(params["vm"])
+            machine.stay_off(_STOPPED)
             if cache:  # asked again, there is no machine left that could tell
                 write_durably(cache / "final.json", json.dumps(outcome.to_json()).encode())
         self._stop_replication(params, progress)
-        self._stay_off(params["vm"])
+        machine.stay_off(_STOPPED)
         return outcome.to_json()
-
-    def _stay_off(self, vm: str) -> None:
-        """What was stopped for a failover must not come up again beside the machine that goes on elsewhere."""
-        self._site.fence(vm, "it was stopped for a failover")
-        self._site.power_off(vm)
 
     def _forget_stop(self, params: Params, progress: Progress) -> Result:
         """The machine runs again: what an earlier planned stop left is history."""
@@ -279,7 +292,7 @@ class ProcessServerWork:
         cache = self._context.caches
         shutil.rmtree(cache / params["item"], ignore_errors=True)
         if params.get("remove_tracking"):
-            LocalMachine(self._site, params["vm"], cache / "scratch").forget_tracking()
+            self._machines.machine(params["vm"], cache).forget_tracking()
         return {}
 
     def _newest_cache(self, item: str) -> Path | None:
@@ -296,7 +309,8 @@ class ProcessServerWork:
         remembered, door, objects = self._state / "gateway.port", self._door, self._context.objects
 
         def at(port: int) -> ObjectGateway:
-            return ObjectGateway(objects, token.read_text(), door.host, port, door.identity, door.advertise)
+            exchange = self._elsewhere.exchange if self._elsewhere else None
+            return ObjectGateway(objects, token.read_text(), door.host, port, door.identity, door.advertise, exchange)
 
         if door.port:
             gateway = at(door.port)

@@ -28,18 +28,24 @@ Handler = Callable[[Params, Progress], Result]
 
 @dataclass
 class SiteContext:
-    """``folder``: the servers' own at the site; each role keeps to its part of it (``cache``, ``retention``, …).
+    """``here``: where the site's machines are, for a role that sees them (None: they run elsewhere). ``folder``: the
+    servers' own at the site; each role keeps to its part of it (``cache``, ``retention``, …).
     ``objects``: the site's recovery store, at ``objects_url``. ``vault``: its key, where the role is told it.
     ``cache_at``, ``retention_at``: where these lie elsewhere."""
 
     name: str
-    site: QemuSite
+    here: QemuSite | None
     folder: Path
     objects: Objects
     objects_url: str
     vault: VaultKey | None = None
     cache_at: Path | None = None
     retention_at: Path | None = None
+
+    @property
+    def site(self) -> QemuSite:
+        assert self.here is not None, "the site's machines run elsewhere"
+        return self.here
 
     @property
     def caches(self) -> Path:
