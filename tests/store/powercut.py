@@ -18,11 +18,20 @@ import pytest
 
 @dataclass
 class Inode:
-    """``sure``: how many of the writes are on the disk for certain. A folder has none."""
+    """``writes``: each with its place in the file; ``sure``: how many of them are on the disk for certain. A folder has
+    none."""
 
     folder: bool = False
-    writes: list[bytes] = field(default_factory=list)
+    writes: list[tuple[int, bytes]] = field(default_factory=list)
     sure: int = 0
+
+    def content(self, writes: int | None = None) -> bytes:
+        """After the first so many writes; None: all."""
+        result = bytearray()
+        for offset, data in self.writes[:writes]:
+            result.extend(bytes(max(offset + len(data) - len(result), 0)))
+            result[offset : offset + len(data)] = data
+        return bytes(result)
 
 
 @dataclass(eq=False)
@@ -55,7 +64,7 @@ class Disk:
         return inode
 
     def patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        real = {name: getattr(os, name) for name in ("open", "write", "fsync", "close")}
+        real = {name: getattr(os, name) for name in ("open", "write", "pwrite", "fsync", "close")}
         for name in ("mkdir", "link", "replace", "unlink"):
             monkeypatch.setattr(os, name, self._naming(name, getattr(os, name)))
 
@@ -73,8 +82,15 @@ class Disk:
         def written(fd: int, data: Any) -> int:
             count: int = real["write"](fd, data)
             if fd in self._open:
-                self._open[fd].writes.append(bytes(memoryview(data)[:count]))
+                self._open[fd].writes.append((len(self._open[fd].content()), bytes(memoryview(data)[:count])))
                 self.calls.append(("write",))
+            return count
+
+        def placed(fd: int, data: Any, offset: int) -> int:
+            count: int = real["pwrite"](fd, data, offset)
+            if fd in self._open:
+                self._open[fd].writes.append((offset, bytes(memoryview(data)[:count])))
+                self.calls.append(("pwrite",))
             return count
 
         def flushed(fd: int) -> None:
@@ -90,7 +106,8 @@ class Disk:
             real["close"](fd)
             self._open.pop(fd, None)
 
-        for name, fake in (("open", opened), ("write", written), ("fsync", flushed), ("close", closed)):
+        fakes = {"open": opened, "write": written, "pwrite": placed, "fsync": flushed, "close": closed}
+        for name, fake in fakes.items():
             monkeypatch.setattr(os, name, fake)
 
     def _mine(self, path: Any) -> bool:
@@ -142,6 +159,5 @@ class Disk:
             if inode.folder:
                 yield from self._tree(inode, f"{prefix}{name}/", lost, torn)
                 continue
-            whole = b"".join(inode.writes)
-            sure = b"".join(inode.writes[: inode.sure])
+            whole, sure = inode.content(), inode.content(inode.sure)
             yield prefix + name, sure + bytes(len(whole) - len(sure)) if torn else sure

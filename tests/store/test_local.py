@@ -299,3 +299,18 @@ def test_a_full_spool_is_said_so_and_the_builder_gives_up(small_disk: Path) -> N
         builder.write("disk0", 0, bytes(BLOCK))
     builder.discard()
     assert list((small_disk / "spool").iterdir()) == []
+
+
+def test_a_full_disk_stops_a_point_on_its_way_into_the_folder_and_nothing_stays(small_disk: Path) -> None:
+    objects = LocalObjects(small_disk / "bucket")
+    found = store(objects)
+    found.create_timeline(T1)
+    builder = found.writer(T1, "one").builder(1, objects.scratch(), None, upload=True)
+    with pytest.raises(StoreUnavailable) as raised:
+        for number in range(8):
+            builder.write("disk0", number * MiB, noise(number, MiB))
+    assert raised.value.code == "store.full"
+    builder.discard()
+    assert not builder.path.exists()
+    assert not [key for key, _ in objects.list("") if "/segment/" in key]
+    assert objects.free() > 3 * MiB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -148,6 +149,7 @@ class SegmentFile:
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._writing = 0
+        self._error: BaseException | None = None
         header = HEADER.pack(MAGIC, VERSION, 0, self.random)
         _write(self._fd, header + struct.pack("<I", zlib.crc32(header)), 0)
 
@@ -186,7 +188,11 @@ class SegmentFile:
                 data(disk, place.number, frame.first, frame.count, frame.flags),
                 buffer[body:stop],
             )
-        _write(self._fd, buffer, start)
+        try:
+            _write(self._fd, buffer, start)
+        except BaseException as error:
+            self._error = error
+            raise
         return places
 
     def enter(self) -> None:
@@ -200,10 +206,12 @@ class SegmentFile:
             self._idle.notify_all()
 
     def finish(self) -> None:
-        """Write directory and footer, fsync, close. Waits for appends under way."""
+        """Write directory and footer, fsync, close. Waits for appends under way; raises what one of them met."""
         with self._lock:
             while self._writing:
                 self._idle.wait()
+            if self._error is not None:
+                raise self._error
             entries, self._entries = self._entries, []
             digests, self._frame_digests = b"".join(self._frame_digests), []
         self.directory_offset = self.size
@@ -240,6 +248,8 @@ def _write(fd: int, data: bytes | memoryview, offset: int) -> None:
     view = memoryview(data)
     while view:
         done = os.pwrite(fd, view, offset)
+        if not done:
+            raise OSError(errno.EIO, "nothing was written")
         view = view[done:]
         offset += done
 
