@@ -88,6 +88,18 @@ def item(**more: Any) -> JSON:
     }
 
 
+def flow(rate: int) -> JSON:
+    return {"5min": rate, "60min": 2 * rate, "24h": 3 * rate, "total": 1 << 40}
+
+
+TRAFFIC: JSON = {
+    "disks": {"disk0": {"changed": flow(1 << 20), "shipped": flow(1 << 10)}},
+    "shipped": flow(1 << 11),
+    "observed": 90_000,
+    "pending": 7.0,
+}
+
+
 @dataclass
 class FakeVault:
     """``asked``: every request (method, path, body). ``outcome``: how jobs end. ``held``: jobs run until it is set."""
@@ -144,6 +156,16 @@ class FakeVault:
         ]
     )
     findings: list[JSON] = field(default_factory=list)
+    suggestions: list[JSON] = field(default_factory=list)
+    """Of moving items to other process servers."""
+    throttle: JSON = field(
+        default_factory=lambda: {
+            "vault": None,
+            "effective": {"rules": "configuration", "now": None, "limit": None, "schedule": [], "time_zone": None},
+            "applied": True,
+            "error": None,
+        }
+    )
     confirmed: bool = False
     passphrase: str = "right horse"
     outcome: str = "succeeded"
@@ -314,6 +336,38 @@ def application(vault: FakeVault) -> FastAPI:
                 },
             ]
         }
+
+    @app.get("/v1/servers")
+    def servers() -> JSON:
+        moves = sum(len(each["moves"]) for each in vault.suggestions)
+        add = [each["site"] for each in vault.suggestions if each["add"]]
+        return {"servers": [], "version": "1", "upgrade": [], "suggestions": {"moves": moves, "add": add}}
+
+    @app.get("/v1/servers/{name}")
+    def server(name: str) -> JSON:
+        told = {"cpu": 0.5, "threads": 4, "throttle": vault.throttle["effective"]}
+        vitals = {
+            "health": "healthy",
+            "reasons": [],
+            "moves": [],
+            "told": told,
+            "items": {"web1": TRAFFIC, "db1": None},
+        }
+        return {"server": None, "process_server": vitals if name == "ps1" else None}
+
+    @app.get("/v1/process-servers/suggestions")
+    def suggestions(site: str | None = None) -> JSON:
+        return {"suggestions": [each for each in vault.suggestions if site in (None, each["site"])]}
+
+    @app.put("/v1/items/{name}/process-server")
+    def switch(name: str, body: JSON) -> JSON:
+        if name not in ("item-1", "web1"):
+            raise _Refusal(409, "site.group-together", "the item is a member of group shop")
+        return {"process_server": body["name"], "before": "ps1"}
+
+    @app.api_route("/v1/process-servers/{name}/throttle", methods=["GET", "PUT", "DELETE"])
+    def throttle(name: str) -> JSON:
+        return {"server": name, "site": "home", **vault.throttle}
 
     @app.get("/v1/policies")
     def policies() -> JSON:

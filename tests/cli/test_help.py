@@ -17,8 +17,8 @@ from tests.cli.conftest import Homeport
 EXPECTED = {
     *("up", "vault passphrase", "vault backup", "vault backups", "vault restore", "vault rebuild"),
     *("serve vault", "serve configuration-server", "serve process-server", "serve master-target"),
+    *("process-server switch", "process-server suggest", "process-server throttle"),
     *("serve mobility-service", "mobility-service join"),
-    "process-server switch",
     *("site add", "site list", "site show", "site set", "site remove"),
     *("vault key new", "vault authority", "vault trust"),
     *("configuration-server join", "configuration-server passphrase", "configuration-server backup"),

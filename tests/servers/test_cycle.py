@@ -216,8 +216,38 @@ def test_points_go_on_while_a_store_neither_answers_nor_refuses(rig: Rig, loop: 
     head = rig.store.head(rig.spec.timeline)
     assert head is not None
     assert head >= taken, "whoever asks for a point is answered when it is in the store"
-    assert set(replication.statistics()) == {"churn", "shipped", "pending"}
-    assert replication.statistics()["shipped"]["5min"] > 0
+    told = replication.statistics()
+    assert set(told) == {"disks", "shipped", "observed", "pending"}
+    assert told["shipped"]["5min"] > 0
+    assert set(told["disks"]) == set(DISKS)
+
+
+def test_bytes_changed_and_shipped_are_counted_by_disk(rig: Rig) -> None:
+    cycle = rig.cycle()
+    cycle.first_copy()
+    seeded = cycle._traffic._shipped
+    assert {disk: flow.total >= MiB for disk, flow in seeded.items()} == dict.fromkeys(DISKS, True), "random bytes"
+    rig.take(cycle)
+    cycle.ship()
+    before = cycle._traffic.to_json()["disks"]
+    rig.write_at("disk0", 0, os.urandom(8 * BLOCK))
+    rig.write_at("disk1", MiB, b"compressible" * (8 * BLOCK // 12 + 1))
+    rig.take(cycle)
+    waiting = cycle._traffic.to_json()["disks"]
+    cycle.close()
+    cycle = rig.cycle()  # what waits is counted by who ships it
+    cycle.ship()
+    shipped = {disk: flow.total for disk, flow in cycle._traffic._shipped.items()}
+    cycle.close()
+
+    def grew(disk: str, way: str) -> int:
+        return int(waiting[disk][way]["total"] - before[disk][way]["total"])
+
+    assert grew("disk0", "changed") == 8 * BLOCK
+    assert grew("disk1", "changed") == 9 * BLOCK
+    assert grew("disk0", "shipped") == 0, "it only waits in the cache"
+    assert 8 * BLOCK < shipped["disk0"] < 9 * BLOCK
+    assert 0 < shipped["disk1"] < BLOCK
 
 
 def test_what_only_waits_in_the_cache_is_not_told_as_the_head(rig: Rig, loop: Callable[..., Replication]) -> None:

@@ -10,9 +10,10 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from storage_daemon import StorageDaemon
+from storage_daemon import StorageDaemon, storage_daemon
 
 from homeport.domain.extents import Extents
 from homeport.domain.points import PointId
@@ -31,6 +32,7 @@ from homeport.servers.cycle import Cycle
 from homeport.servers.difference import RANGES
 from homeport.servers.group_barrier import GroupBarrier
 from homeport.servers.object_gateway import PROBE
+from homeport.servers.source_exchange import SourceExchange
 from homeport.sources.errors import SourceError, ViewBroken
 from homeport.sources.hold import NothingRuns
 from homeport.trust.identity import Identity
@@ -456,3 +458,27 @@ def test_two_readers_of_many_small_pieces_each_get_a_batch_of_theirs() -> None:
     for offset, length in [*pieces[RANGES:], *pieces[:RANGES]]:
         assert stream.take_into(offset, memoryview(bytearray(length)))
     stream.close()
+
+
+def test_many_small_changes_cross_in_one_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    reading = SourceExchange.reading
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        reads.append(arguments)
+        return reading(*arguments, **named)
+
+    with storage_daemon(8 * MiB) as daemon:
+        rig = RemoteRig(daemon, tmp_path)
+        with rig.served(), rig.sending():
+            cycle = first_point(rig)
+            client = daemon.disk("disk0")
+            for offset in range(0, daemon.size, 2 * BLOCK):  # each a piece of its own
+                client.write(offset, os.urandom(BLOCK))
+            client.close()
+            monkeypatch.setattr(SourceExchange, "reading", counted)
+            rig.take(cycle)
+            assert len(reads) <= 4, "a sample and the changes, of each disk"
+            cycle.ship()
+            cycle.close()
+        rig.check()

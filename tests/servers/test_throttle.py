@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from homeport.domain.bandwidth import Schedule, parse_window
+from homeport.domain.bandwidth import Schedule, ScheduleInvalid, parse_window
 from homeport.servers.crossing import Crossing
 from homeport.servers.object_gateway import ObjectGateway
 from homeport.servers.remote_objects import RemoteObjects
-from homeport.servers.throttle import BURST, Throttle
+from homeport.servers.throttle import BURST, Throttle, zone
 from tests.servers.bucket import FolderObjects
 
 
@@ -76,3 +76,23 @@ def test_two_items_ship_over_sockets_at_the_rate_that_both_have_together(tmp_pat
     gateway.close()
     assert crossing.sent >= 4 << 20
     assert 0.85 < crossing.sent / took / 2_000_000 < 1.15
+
+
+def test_the_vaults_word_rules_and_its_hours_are_those_of_its_time_zone() -> None:
+    at = datetime(2026, 11, 30, 1, 30, tzinfo=UTC)  # a Monday; half past ten in Tokyo
+    throttle = Throttle(Schedule(8_000_000), now=lambda: at)
+    assert throttle.rate == 8_000_000
+    assert throttle.to_json()["rules"] == "configuration"
+    windows = (parse_window("mon-fri 08:00-18:00=1M"),)
+    throttle.told = Schedule(None, windows, "Asia/Tokyo")
+    assert throttle.rate == 1_000_000
+    assert throttle.to_json() == {
+        "rules": "vault", "limit": None, "schedule": ["1M 08:00-18:00 mon-fri"], "time_zone": "Asia/Tokyo",
+        "now": 1_000_000, "clock": "10:30 JST (UTC+0900)",
+    }  # fmt: skip
+    throttle.told = Schedule(None, windows, "America/New_York")  # Sunday evening
+    assert throttle.rate is None, "no limit, whatever the configuration says"
+    throttle.told = None
+    assert throttle.rate == 8_000_000
+    with pytest.raises(ScheduleInvalid):
+        zone("Mars/Olympus")

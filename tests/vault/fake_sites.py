@@ -105,6 +105,8 @@ class FakeSite:
         """Images that were carried here: their sizes by path."""
         self.networks: list[str] | None = None
         """What the site tells of its networks."""
+        self.traffic: Json | None = None
+        """What it tells of the bytes that its items' disks change."""
         self._fences: dict[str, int] = {}
         self._in_hand: set[str] = set()
         self._lock = threading.RLock()
@@ -256,6 +258,10 @@ class FakeSite:
         }
         if self.tell_points:
             body["points"] = points
+        if params.get("process_server"):
+            body["process_server"] = params["process_server"]
+        if self.traffic is not None:
+            body["traffic"] = self.traffic
         return body
 
     # the work
@@ -490,6 +496,11 @@ class FakeSite:
         assert point.number in self.timelines[point.timeline].points
         assert params["disks"]
         return {"point": params["point"], "disks": dict.fromkeys(params["disks"], 1), "objects": 3, "segments": 1}
+
+    def do_switch_process_server(self, params: Json) -> Json:
+        before = self.replications[params["item"]].get("process_server")
+        self.replications[params["item"]] = params
+        return {"process_server": params["process_server"], "before": before}
 
     def do_probe_store(self, params: Json) -> Json:
         assert params["store"]

@@ -32,8 +32,8 @@ def tell(vault: LocalVault, **facts: Any) -> None:
 
 
 def test_health_statistics_and_what_to_move(world: World, vault: LocalVault) -> None:
-    churn = {"disk0": {"5min": 9, "60min": 7}}
-    items = {"an item": {"churn": churn, "shipped": {"5min": 5, "60min": 5}, "pending": 2000.0}}
+    flow = {"5min": 9, "60min": 7, "24h": 2, "total": 100}
+    items = {"an item": {"disks": {"disk0": {"changed": flow, "shipped": flow}}, "shipped": flow, "pending": 2000.0}}
     away = {**server("ps3", 90), "state": "away"}
     away["last_contact"] = (datetime.now(UTC) - timedelta(minutes=20)).isoformat()
     tell(vault, servers=[server("ps1", 28, items=items, pending=2000.0), server("ps2", 90), away])

@@ -62,6 +62,7 @@ class Replication(TypedDict, total=False):
     error: dict[str, Any] | None
     crossed: dict[str, int] | None
     process_server: str | None
+    traffic: dict[str, Any] | None
 
 
 DeletedItem = TypedDict(

@@ -285,6 +285,19 @@ class VaultClient:
         path = f"/v1/items/{_part(item)}/process-server"
         return self._ask("PUT", path, body={"name": name}, more=PROBE_WITHIN)
 
+    def suggestions(self, site: str | None) -> list[dict[str, Any]]:
+        return list(self._get("/v1/process-servers/suggestions", site=site)["suggestions"])
+
+    def throttle(self, name: str) -> dict[str, Any]:
+        return self._get(f"/v1/process-servers/{_part(name)}/throttle")
+
+    def set_throttle(self, name: str, limit: str, schedule: list[str], time_zone: str | None) -> dict[str, Any]:
+        body = {"limit": limit, "schedule": schedule, "time_zone": time_zone}
+        return self._ask("PUT", f"/v1/process-servers/{_part(name)}/throttle", body=body)
+
+    def end_throttle(self, name: str) -> dict[str, Any]:
+        return self._ask("DELETE", f"/v1/process-servers/{_part(name)}/throttle")
+
     def change_item(self, item: str, changes: Mapping[str, Any]) -> Item:
         """``changes``: properties and policy; None: as at the machine's own site."""
         return cast(Item, self._ask("PATCH", f"/v1/items/{_part(item)}", body=changes))

@@ -8,8 +8,10 @@ import typer
 
 from homeport.cli.formats import show_instant, show_size
 from homeport.cli.lessons import SET_UP, lesson
+from homeport.cli.process_servers import throttle_rows
 from homeport.cli.session import Session, YesOption, command, group
 from homeport.cli.tables import coloured, details, table
+from homeport.cli.traffic import show_rates, traffic_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,11 +25,12 @@ LIST = lesson(
     then="homeport server revoke NAME, where one is not to be trusted any more",
 )
 SHOW = lesson(
-    "Show one server; of a process server its health, its cache, and what each item's disks change.",
+    "Show one server; of a process server its health, its cache, its throttle, and what each disk changes and ships.",
     """A process server is as well as the worst of: heartbeat, free cache, how long the oldest point has waited to be
     shipped, processors and memory over 15 minutes. Below 20 % of free cache no points are begun; changes stay tracked
     at their machines. Where it isn't healthy, items are named that another process server would better have. Servers
-    that run in the vault's own process are shown under their site's name.""",
+    that run in the vault's own process are shown under their site's name. Rates are bytes per second: over 5 minutes,
+    an hour, and a day; what is shipped of a disk is counted after compression.""",
     "homeport server show ps-1",
     then="homeport process-server switch ITEM --to NAME, where items should move",
 )
@@ -116,14 +119,15 @@ def show_one(console: Console, name: str, answer: dict[str, Any]) -> None:
                 rows.add_row(label, f"{told[key]:.0%} over 15 min")
         if told.get("cache"):
             rows.add_row("Cache", f"{show_size(told['cache']['free'])} of {show_size(told['cache']['total'])} free")
-        rows.add_row("Rate", f"{told.get('rate', '-')}, {told.get('threads', '-')} uploads at once for a machine")
+        rows.add_row("Uploads", f"{told.get('threads', '-')} at once for a machine")
+        if told.get("throttle"):
+            throttle_rows(rows, told["throttle"])
         for item, statistics in sorted(vitals["items"].items()):
-            shipped = show_size(statistics["shipped"]["5min"])
-            rows.add_row(item, f"ships {shipped}/s" + _waits(statistics["pending"]))
-            for disk, churn in statistics["churn"].items():
-                rows.add_row(
-                    "", f"{disk} changes {show_size(churn['5min'])}/s (5 min), {show_size(churn['60min'])}/s (1 h)"
-                )
+            if statistics is None:
+                rows.add_row(item, "it has told nothing of this machine")
+                continue
+            rows.add_row(item, f"ships {show_rates(statistics['shipped'])}" + _waits(statistics["pending"]))
+            traffic_rows(rows, statistics)
     console.print(rows)
     for move in vitals["moves"] if vitals is not None else ():
         console.print(
@@ -136,6 +140,7 @@ def _waits(pending: float | None) -> str:
 
 
 def show(console: Console, answer: dict[str, Any]) -> None:
+    _suggested(console, answer.get("suggestions") or {})
     if not answer["servers"]:
         console.print("No servers have joined: all run in the vault's own process.")
         return
@@ -158,3 +163,12 @@ def show(console: Console, answer: dict[str, Any]) -> None:
             console.print(f"{each['name']}: {warning}", markup=False, style="yellow")
     if answer["upgrade"]:
         console.print(f"To upgrade to {answer['version']} now: {', '.join(answer['upgrade'])}", markup=False)
+
+
+def _suggested(console: Console, suggested: dict[str, Any]) -> None:
+    if moves := suggested.get("moves"):
+        told = f"Better at other process servers ({moves} machines): homeport process-server suggest"
+        console.print(told, markup=False, style="yellow")
+    if sites := suggested.get("add"):
+        told = f"Another process server is needed at {', '.join(sites)}: homeport process-server suggest"
+        console.print(told, markup=False, style="yellow")

@@ -16,6 +16,7 @@ from homeport.cli.progress import show_progress
 from homeport.cli.session import Session, command
 from homeport.cli.speech import fill, told, word
 from homeport.cli.tables import HEALTH_COLOURS, coloured, details, machine_name, point_name, table
+from homeport.cli.traffic import show_rates, traffic_rows
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -159,6 +160,9 @@ def draw_item(item: Item, job: Job | None) -> RenderableType:
         shown.add_row("", coloured(_reason(error), "red"))
     if crossed := state.get("crossed"):
         shown.add_row("Crossed", _crossed(crossed))
+    if traffic := state.get("traffic"):
+        shown.add_row("Ships", show_rates(traffic["shipped"]))
+        traffic_rows(shown, traffic)
     tagged = item.get("tagged_points") or {}
     if tagged.get("count"):
         shown.add_row("Tagged points", _tagged(tagged))

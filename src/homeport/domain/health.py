@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from homeport.domain.churn import CHURN_CODE
 from homeport.domain.policy import CRITICAL_FACTOR
 from homeport.domain.states import FAILED, REPLICATES, State
 
@@ -52,6 +53,8 @@ class Condition:
     configuration: tuple[tuple[Health, str], ...] = ()
     """What the last checks found."""
     rounds: Rounds | None = None
+    churn: tuple[str, ...] = ()
+    """What changes more than it may, in words."""
 
 
 def health(condition: Condition) -> tuple[Health, list[str]]:
@@ -79,6 +82,7 @@ def _replication(condition: Condition) -> list[tuple[Health, str]]:
     if condition.error:
         findings.append((Health.CRITICAL, f"replication: {condition.error}"))
     findings += [*_rpo(condition), *_rounds(condition)]
+    findings += [(Health.WARNING, f"{text} ({CHURN_CODE})") for text in condition.churn]
     if condition.state is State.RESYNCING:
         findings.append((Health.WARNING, "resynchronizing; earlier points can be used"))
     return findings

@@ -5,11 +5,12 @@ Sizes in bytes, spans in seconds; CPU and memory as shares of the host's (0 to 1
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from homeport.domain.churn import Rates, traffic_of
 from homeport.domain.units import MINUTE
 
 WINDOW = 15 * MINUTE
@@ -54,7 +55,7 @@ def room(volume: Room, quota: int | None, used: int) -> Room:
 @dataclass(frozen=True)
 class Vitals:
     """What a process server told of itself; None: not known. ``silence``: since it was heard of. ``pending``: how long
-    the oldest point waits to be shipped; None: none waits. ``churn``: bytes that changed each second, by item."""
+    the oldest point waits to be shipped; None: none waits. ``items``: bytes that each one's disks change a second."""
 
     name: str
     silence: float | None = None
@@ -62,7 +63,7 @@ class Vitals:
     memory: float | None = None
     cache: Room | None = None
     pending: float | None = None
-    churn: Mapping[str, float] = field(default_factory=dict)
+    items: Mapping[str, Rates] = field(default_factory=dict)
 
 
 def vitals_of(name: str, told: Mapping[str, Any], silence: float | None = None) -> Vitals:
@@ -74,11 +75,7 @@ def vitals_of(name: str, told: Mapping[str, Any], silence: float | None = None) 
 
     cache, items = told.get("cache"), told.get("items")
     free, total = number(cache, "free"), number(cache, "total")
-    churn = {}
-    for item, statistics in items.items() if isinstance(items, Mapping) else ():
-        disks = statistics.get("churn") if isinstance(statistics, Mapping) else None
-        flows = disks.values() if isinstance(disks, Mapping) else ()
-        churn[str(item)] = sum(number(flow, "60min") or 0.0 for flow in flows)
+    known = items.items() if isinstance(items, Mapping) else ()
     return Vitals(
         name=name,
         silence=silence,
@@ -86,7 +83,7 @@ def vitals_of(name: str, told: Mapping[str, Any], silence: float | None = None) 
         memory=number(told, "memory"),
         cache=Room(int(free), int(total)) if free is not None and total is not None else None,
         pending=number(told, "pending"),
-        churn=churn,
+        items={str(item): traffic_of(statistics).whole for item, statistics in known},
     )
 
 
@@ -121,6 +118,11 @@ def _pending(seconds: float | None) -> list[Remark]:
     return [Remark(grade, f"the oldest point has waited {seconds / MINUTE:.0f} min to be shipped, over {limit} min")]
 
 
+def gone(vitals: Vitals) -> bool:
+    """Nobody replicates what it had."""
+    return bool(_heartbeat(vitals.silence))
+
+
 def _heartbeat(silence: float | None) -> list[Remark]:
     if silence is not None and silence <= WINDOW:
         return []
@@ -142,42 +144,3 @@ def judge(vitals: Vitals) -> tuple[Grade, list[str]]:
     ]
     remarks.sort(key=lambda remark: -_ORDER.index(remark.grade))
     return (remarks[0].grade if remarks else Grade.HEALTHY), [remark.text for remark in remarks]
-
-
-@dataclass(frozen=True)
-class Move:
-    """A suggestion: ``homeport process-server switch ITEM --to TO``."""
-
-    item: str
-    source: str
-    to: str
-
-
-def suggest(servers: Sequence[Vitals]) -> list[Move]:
-    """Which items to move so that no server that is in trouble stays busier than it must.
-
-    Items leave servers that aren't healthy for healthy ones, the busiest first, as long as the receiver is then less
-    busy (churn; where that is nothing, the count of items) than the giver was. Where a server is not heard of, all of
-    its items go: nobody replicates them. Nothing is suggested that makes a healthy server the busiest.
-    """
-    load = {server.name: dict(server.churn) for server in servers}
-    grades = {server.name: judge(server)[0] for server in servers}
-    takers = sorted(name for name, grade in grades.items() if grade is Grade.HEALTHY)
-    gone = {server.name for server in servers if _heartbeat(server.silence)}
-    moves: list[Move] = []
-
-    def weight(name: str) -> tuple[float, int]:
-        return sum(load[name].values()), len(load[name])
-
-    for giver in sorted((name for name in grades if name not in takers), key=lambda name: (name not in gone, name)):
-        for item in sorted(load[giver], key=lambda item: (-load[giver][item], item)):
-            if not takers:
-                break
-            taker = min(takers, key=lambda name: (*weight(name), name))
-            churn = load[giver][item]
-            after = (weight(taker)[0] + churn, weight(taker)[1] + 1)
-            if giver not in gone and after >= weight(giver):
-                continue
-            moves.append(Move(item, giver, taker))
-            load[taker][item] = load[giver].pop(item)
-    return moves

@@ -28,6 +28,7 @@ from homeport.servers.digest_file import UNKNOWN, DigestFile, Digests, known
 from homeport.servers.first_copy import FirstCopy, Look, of_parts
 from homeport.servers.group_barrier import Attendance
 from homeport.servers.replication_spec import ReplicationSpec
+from homeport.servers.traffic import Traffic
 from homeport.sources.interface import DiskView, Knowledge, PointView, Source
 from homeport.sources.verify import sample_clean_blocks
 from homeport.store.builder import PointBuilder
@@ -76,11 +77,14 @@ class Cycle:
         threads: int = UPLOADS,
         shipped: Progress | None = None,
         claimed: Callable[[int], None] = lambda epoch: None,
+        traffic: Traffic | None = None,
     ) -> None:
         """``room``: in the cache (None: all of its volume's). ``threads``: that ship at once. ``shipped``: told bytes
         done and in all after each segment of a point, by whichever thread; raises to stop. ``claimed``: told the
-        epoch in which this one writes, before anything else is done."""
+        epoch in which this one writes, before anything else is done. ``traffic``: told what disks change and what of it
+        is shipped."""
         self._shipped = shipped
+        self._traffic = traffic or Traffic()
         self._room = room or CacheRoom(cache)
         self._spec = spec
         self._source = source
@@ -185,6 +189,7 @@ class Cycle:
         """It is in the store: its source may forget, and so may the cache."""
         assert spooled is self._pending[0]
         self._source.commit(spooled.point)
+        self._traffic.note_shipped(spooled.stored)
         spooled.remove()
         self._pending.pop(0)
 
@@ -201,7 +206,7 @@ class Cycle:
         meanwhile. Raises CacheFull, StoreUnavailable, SourceError."""
         copy = FirstCopy(
             self._spec, self._source, self._writer, self._cache / "part", self._room, self._file,
-            self._machine, self._look, self._shipped,
+            self._machine, self._look, self._shipped, self._traffic,
         )  # fmt: skip
         self._incarnation = copy.run()
 
@@ -244,6 +249,7 @@ class Cycle:
         self._incarnation = view.incarnation
         self._pending.append(spooled)
         changed = self._remember(view, spooled, complete)
+        self._traffic.note_changed(changed)
         self._resync = False
         notes = list(view.notes)
         return Taken(

@@ -24,6 +24,7 @@ from homeport.servers.difference import Difference, FileBase
 from homeport.servers.digest_file import UNKNOWN, DigestFile, known
 from homeport.servers.replication_spec import ReplicationSpec
 from homeport.servers.shipper import Shipper
+from homeport.servers.traffic import Traffic
 from homeport.sources.interface import DiskView, PointView, Source
 from homeport.store.spool import SpooledPoint, spooled_points
 from homeport.store.uploads import Progress
@@ -63,8 +64,10 @@ class FirstCopy:
         machine: Callable[[], dict[str, Any]],
         look: Look,
         shipped: Progress | None,
+        traffic: Traffic,
     ) -> None:
-        """``file``: a disk's digest file. ``machine``: describes it. ``shipped``: as :class:`Cycle` has it."""
+        """``file``: a disk's digest file. ``machine``: describes it. ``shipped``, ``traffic``: as :class:`Cycle` has
+        them."""
         self._spec = spec
         self._source = source
         self._writer = writer
@@ -74,6 +77,7 @@ class FirstCopy:
         self._machine = machine
         self._look = look
         self._shipped = shipped
+        self._traffic = traffic
         self._given_up = threading.Event()
         self._line = Shipper(f"parts-{spec.vm}", lambda: threading.TIMEOUT_MAX, lambda: None)
         self._waiting = 0
@@ -177,6 +181,7 @@ class FirstCopy:
             self._on_its_way = 0
             self._done += size
             file.exchange(numbers, digests)
+            self._traffic.note_shipped(spooled.stored)
             spooled.remove()
 
         self._then(publish, note)

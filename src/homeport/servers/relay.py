@@ -26,12 +26,13 @@ import structlog
 from homeport.domain.errors import HomeportError
 from homeport.domain.process_servers import Grade, judge, vitals_of
 from homeport.servers.durable import write_durably
-from homeport.servers.work.kinds import SWITCH, Duty, Part
+from homeport.servers.work.kinds import SWITCH, THROTTLE, Duty, Part
 from homeport.servers.work.site_context import Params, Progress, Report, Result
 
 log = structlog.get_logger(__name__)
 
 ASSIGNMENTS, SERVERS, SOURCES = "assignments.json", "servers.json", "sources.json"
+THROTTLES = "throttles.json"
 """Files in its folder."""
 GONE_AFTER = 5.0
 """Seconds without a poll after which a server is away: one that is there asks again at once."""
@@ -130,11 +131,14 @@ class Relay:
         self._servers: dict[str, _Server] = {}
         self._pieces: dict[str, _Piece] = {}
         self._assigned: dict[str, str] = _read(folder / ASSIGNMENTS)
+        self._throttles: dict[str, Any] = _read(folder / THROTTLES)
         self._sources: dict[str, dict[str, Any]] = _read(folder / SOURCES)
         """By machine {"item", "process_server", "fence"}: one alone may ask for its changes."""
         self._replications: list[Params] | None = None
         self._report: Report = lambda report: None
         self._stopped = False
+        self.store: str | None = None
+        """URL of the site's store, where it isn't in the site's own folder."""
         self._sleepers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._told: list[tuple[str, str]] = []
         for name, kept in _read(folder / SERVERS).items():
@@ -218,6 +222,8 @@ class Relay:
         """Have a server do ``part``; its answer. Raises NoServer, ServerAway, and what that server raised."""
         if part.kind == SWITCH:
             return self._switch(params, progress, id)
+        if part.kind == THROTTLE:
+            return self._throttle(params, progress, id)
         if part.kind != "planned-stop":
             self._note(part, params)
         result = self._have_done(part, params, progress, id)
@@ -306,9 +312,54 @@ class Relay:
             self._note(begin, params)
         return {"process_server": wanted, "before": before}
 
-    def _have_done(self, part: Part, params: Params, progress: Progress, id: str) -> Result:
+    def throttle(self, told: Params) -> None:
+        """What the vault says of the bandwidth of this site's process servers, by name. Who is not there, or says
+        otherwise, is told when it greets."""
         with self._lock:
-            server = self._server_for(part, params)
+            if told != self._throttles:
+                self._throttles = told
+                self._keep(THROTTLES, told)
+            for server in self._servers.values():
+                self._have_throttled(server)
+        self._wake()
+
+    def _have_throttled(self, server: _Server) -> None:
+        if self._throttles_otherwise(server):
+            id = f"{THROTTLE}.{server.name}.{time.monotonic_ns()}"
+            wanted = {"throttle": self._throttles.get(server.name)}
+            self._pieces[id] = _Piece(id, server.name, THROTTLE, wanted, None)
+
+    def _throttles_otherwise(self, server: _Server) -> bool:
+        """It is there, and goes by something else than what the vault says."""
+        if not server.there or (told := _throttle_of(server)) is None:
+            return False
+        wanted = self._throttles.get(server.name)
+        return wanted != ({name: told.get(name) for name in wanted or ()} if told.get("rules") == "vault" else None)
+
+    def _throttle(self, params: Params, progress: Progress, id: str) -> Result:
+        """{"told": by the names of those process servers that are there now, the throttle that rules at each}."""
+        with self._lock:
+            self._throttles = dict(params["servers"])
+            self._keep(THROTTLES, self._throttles)
+            others = [server for server in self._servers.values() if self._throttles_otherwise(server)]
+        part = Part(Duty.PROCESS_SERVER, THROTTLE, patience=SWITCH_PATIENCE, needed=False)
+        for server in others:
+            wanted = {"throttle": self._throttles.get(server.name)}
+            result = self._have_done(part, wanted, progress, f"{id}.{server.name}", server)
+            if "throttle" in result:
+                with self._lock:
+                    vitals = {**(server.facts.get("process_server") or {}), "throttle": result["throttle"]}
+                    server.facts = {**server.facts, "process_server": vitals}
+        with self._lock:
+            told = {server.name: _throttle_of(server) for server in self._servers.values() if server.there}
+        return {"told": {name: throttle for name, throttle in told.items() if throttle is not None}}
+
+    def _have_done(
+        self, part: Part, params: Params, progress: Progress, id: str, server: _Server | None = None
+    ) -> Result:
+        """``server``: that must do it; None: whose part it is."""
+        with self._lock:
+            server = server or self._server_for(part, params)
             if server is None:
                 if not part.needed:
                     return {}
@@ -421,6 +472,7 @@ class Relay:
                     stop = f"stop.{item}.{time.monotonic_ns()}"
                     self._pieces[stop] = _Piece(stop, name, _STOP, {"item": item}, None)
             self._take_up_again(server, body.get("superseded") or ())
+            self._have_throttled(server)
             self._keep(SERVERS, {known.name: known.kept() for known in self._servers.values()})
             news = before != (server.gateway, server.dialled, True)
             if news and duty is Duty.PROCESS_SERVER:
@@ -558,6 +610,13 @@ class Relay:
 
     def _keep(self, name: str, content: dict[str, Any]) -> None:
         write_durably(self._folder / name, json.dumps(content).encode())
+
+
+def _throttle_of(server: _Server) -> dict[str, Any] | None:
+    """As it told; None: it is no process server, or of a version that takes none from the vault."""
+    vitals = server.facts.get("process_server")
+    told = vitals.get("throttle") if isinstance(vitals, dict) else None
+    return told if isinstance(told, dict) else None
 
 
 def _read(path: Path) -> dict[str, Any]:

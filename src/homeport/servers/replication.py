@@ -22,7 +22,6 @@ import structlog
 
 from homeport.domain import groups
 from homeport.domain.errors import HomeportError
-from homeport.domain.flow import Flow
 from homeport.domain.points import Consistency, PointId, PointInfo
 from homeport.domain.retention import points_to_prune
 from homeport.domain.servers import Role
@@ -35,6 +34,7 @@ from homeport.servers.remote_objects import RemoteObjects
 from homeport.servers.replication_spec import ReplicationSpec
 from homeport.servers.shipper import Shipper
 from homeport.servers.shipping import Shipping
+from homeport.servers.traffic import Traffic
 from homeport.sources.interface import Source
 from homeport.store.errors import Fenced, StoreUnavailable
 from homeport.store.objects import Objects
@@ -50,6 +50,8 @@ THIN_EVERY = 900.0
 """Seconds between two droppings of points: each is some 40 requests, however many it drops."""
 RETRY_AFTER = 5.0
 REPORT_EVERY = 1.0
+TRAFFIC_EVERY = 15.0
+"""Seconds between two reports that bear statistics."""
 
 
 class MachineHandle(Protocol):
@@ -131,16 +133,17 @@ class Replication:
         identity: Identity | None = None,
         barrier: GroupBarrier | None = None,
         shipping: Shipping | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         """``identity``: what is shown to the other site's gateway, where that is reached over TLS; ``barrier``: of the
-        group that the machine is a member of; ``shipping``: what all of the process server's items share."""
+        group that the machine is a member of; ``shipping``: what all of the process server's items share;
+        ``traffic``: the item's statistics."""
         self.spec = spec
         self._identity = identity
         self._shipping = shipping or Shipping.unlimited(cache)
-        self._churn: dict[str, Flow] = {}
-        self._shipped = Flow(time.monotonic())
+        self._traffic = traffic or Traffic()
+        self._told_traffic = -math.inf
         self._oldest: float | None = None
-        self._begun = time.monotonic()
         self._machine = machine
         self._own_objects = own_objects
         self._cache = cache
@@ -270,6 +273,7 @@ class Replication:
             self._refuse_requests(_STOPPED)
             if self._phase not in ("stopped",):
                 self._say("stopped", force=True)
+            self._traffic.keep(every=0)
 
     def _session(self) -> None:
         address = self.spec.store
@@ -282,7 +286,7 @@ class Replication:
         cycle = Cycle(
             self.spec, self._machine.source(), store, own, self._cache, self._owner, self._look,
             self._machine.describe, self._shipping.room, self._shipping.threads, self._go_on,
-            self._claimed,
+            self._claimed, self._traffic,
         )  # fmt: skip
         try:
             self._head = cycle.head
@@ -400,7 +404,6 @@ class Replication:
                 }
             self._head, self._found_by = cycle.head, taken.found_by
             self._short = False
-            self._note_churn(taken)
             if wanted is Consistency.APP:
                 self._last_app = time.monotonic()
             if isinstance(self._error, CacheFull):
@@ -493,23 +496,15 @@ class Replication:
         with self._lock:
             sent, self._sent = self._crossing.sent - self._sent, self._crossing.sent
             if sent:
-                self._shipped.add(time.monotonic(), sent)
-
-    def _note_churn(self, taken: Taken) -> None:
-        now = time.monotonic()
-        for disk, amount in taken.changed.items():
-            self._churn.setdefault(disk, Flow(self._begun)).add(now, amount)
+                self._traffic.note_crossed(sent)
+        self._traffic.keep()
 
     def statistics(self) -> dict[str, Any]:
-        """{"churn": {disk: bytes per second, by span}, "shipped": of the whole machine, "pending": seconds that the
-        oldest point has waited}."""
+        """As :meth:`Traffic.to_json`, and "pending": seconds that the oldest point has waited."""
         self._sample()
-        now, oldest = time.monotonic(), self._oldest
-        return {
-            "churn": {disk: flow.to_json(now) for disk, flow in sorted(self._churn.items())},
-            "shipped": self._shipped.to_json(now),
-            "pending": max(0.0, time.time() - oldest) if oldest is not None else None,
-        }
+        oldest = self._oldest
+        pending = max(0.0, time.time() - oldest) if oldest is not None else None
+        return {**self._traffic.to_json(), "pending": pending}
 
     def _app_due(self) -> bool:
         """Members of a group come to it in the same round."""
@@ -642,6 +637,9 @@ class Replication:
             self._barrier.knows(self.spec.item, self._points)
         if points and self._points is not None:
             report["points"] = [point.to_json() for point in self._points]
+        if now - self._told_traffic >= TRAFFIC_EVERY:
+            self._told_traffic = now
+            report["traffic"] = self.statistics()
         self._report(report)
 
 

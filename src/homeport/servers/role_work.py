@@ -23,6 +23,8 @@ class RoleWork:
         self._role = role
         self._folder = folder
         self._fences = Fences(state / "fences")
+        self.heard: Callable[[dict[str, Any]], None] = lambda answer: None
+        """Called with what is answered to a greeting."""
         self._superseded: list[str] = []
         """Of those told."""
         self.changed: Callable[[], None] = lambda: None
@@ -41,7 +43,7 @@ class RoleWork:
             told |= {"gateway": self._role.gateway(), "items": self._role.items()}
             self._superseded = self._role.superseded()
             told |= {"superseded": self._superseded, "dialled": self._role.elsewhere}
-        hello(told)
+        self.heard(hello(told))
 
     def resume(self, replications: list[Params]) -> None:
         if isinstance(self._role, ProcessServerWork):

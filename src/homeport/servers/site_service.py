@@ -5,6 +5,7 @@ GET  /v1/agent/{server}/work          long poll
 POST /v1/agent/{server}/work/{id}     how it goes, how it ended
 POST /v1/agent/{server}/report        how an item's replication is
 GET  /v1/agent/{server}/replications  what should replicate: for a process server that began
+GET  /v1/agent/{server}/store         which store the site has; the answer to hello says it, too
 """
 
 from __future__ import annotations
@@ -55,7 +56,11 @@ def work_routes(relay: Relay, who_asks: WhoAsks, revocations: Callable[[], int])
         peer = peer_in(request.scope)
         duty = Duty(body["role"] if peer is None else str(peer.who.role))
         relay.hello(server, duty, {**body, "serial": peer.serial if peer else None})
-        return {}
+        return {"store": relay.store}
+
+    @router.get("/store")
+    def store(server: str) -> Json:
+        return {"store": relay.store}
 
     @router.get("/work")
     async def take(

@@ -6,8 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
 
-from homeport.domain.bandwidth import Schedule
+from homeport.domain.bandwidth import Schedule, ScheduleInvalid
 
 BURST = 0.1
 """Seconds' worth of bytes that may leave at once after a pause."""
@@ -18,8 +20,9 @@ LOOK_EVERY = 0.5
 
 
 class Throttle:
-    """``schedule`` may be replaced at any time. ``clock`` is monotonic, ``now`` local time. Safe from several threads:
-    whoever comes first goes first, roughly."""
+    """``own``: what the server's configuration says; ``told``: what the vault says, which then rules in its place. Both
+    may be replaced at any time. ``clock`` is monotonic, ``now`` local time. Safe from several threads: whoever comes
+    first goes first, roughly."""
 
     def __init__(
         self,
@@ -29,7 +32,8 @@ class Throttle:
         now: Callable[[], datetime] = datetime.now,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.schedule = schedule or Schedule()
+        self.own = schedule or Schedule()
+        self.told: Schedule | None = None
         self._clock, self._now, self._sleep = clock, now, sleep
         self._lock = threading.Lock()
         self._level = 0.0
@@ -38,7 +42,28 @@ class Throttle:
     @property
     def rate(self) -> int | None:
         """Bits per second now; None: no limit."""
-        return self.schedule.rate(self._now())
+        schedule = self.schedule
+        return schedule.rate(self._at(schedule)) if schedule.windows else schedule.default
+
+    @property
+    def schedule(self) -> Schedule:
+        """The one that rules."""
+        return self.told or self.own
+
+    def to_json(self) -> dict[str, Any]:
+        """As :meth:`Schedule.to_json` of the one that rules, and "rules": "vault" or "configuration"; "now": bits per
+        second, null: no limit; "clock": what the windows' time is, with its zone."""
+        schedule = self.schedule
+        at = self._at(schedule)
+        return {
+            **schedule.to_json(),
+            "rules": "configuration" if self.told is None else "vault",
+            "now": schedule.rate(at),
+            "clock": f"{at:%H:%M} {at.tzname()} (UTC{at:%z})",
+        }
+
+    def _at(self, schedule: Schedule) -> datetime:
+        return self._now().astimezone(zone(schedule.zone) if schedule.zone else None)
 
     def piece(self) -> int:
         """Bytes that should be sent at once now: small where the rate is."""
@@ -64,3 +89,11 @@ class Throttle:
                 return -self._level / each
             self._level -= count
             return 0.0
+
+
+def zone(name: str) -> ZoneInfo:
+    """A time zone by its IANA name. Raises ScheduleInvalid where this host knows none of that name."""
+    try:
+        return ZoneInfo(name)
+    except (KeyError, OSError, ValueError) as error:
+        raise ScheduleInvalid(f"There is no time zone {name!r} on this host.") from error

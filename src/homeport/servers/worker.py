@@ -112,9 +112,9 @@ class Worker:
                 self._hear_of_revocations(response.json().get("revocations"))
                 for work in response.json()["work"]:
                     self._accept(work)
-            except (httpx.HTTPError, HomeportError) as error:
+            except (httpx.HTTPError, HomeportError, RuntimeError) as error:
                 if self._stop.is_set():
-                    return
+                    return  # the client was closed meanwhile, which httpx tells as a RuntimeError
                 log.warning("can't be reached", place=self.place, url=self._link.url, error=str(error))
                 greeted = False
                 self._stop.wait(RECONNECT_AFTER)

@@ -83,6 +83,7 @@ class PointBuilder:
         self._lock = threading.Lock()
         self._rows: dict[str, array[int]] = {}
         self._short: dict[str, set[int]] = {}
+        self._stored: dict[str, int] = {}
         self._segments: list[SegmentFile] = []
         self._current: SegmentFile | None = None
         self._failed = False
@@ -143,6 +144,7 @@ class PointBuilder:
                 rows.extend((first, count, ZERO, 0, 0, 0, 0))
             with self._lock:
                 self._rows.setdefault(disk, array("q")).extend(rows)
+                self._stored[disk] = self._stored.get(disk, 0) + sum(rows[5 :: len(_COLUMNS)])
                 for offset, data, _ in runs:
                     if len(data) % BLOCK:
                         self._short.setdefault(disk, set()).add(offset + len(data))
@@ -316,6 +318,7 @@ class PointBuilder:
             "segments": [(segment.epoch, segment.seq, size) for segment, size in built.segments],
             "digest_maps": built.digest_maps,
             "disks": list(rows),
+            "stored": self._stored,
         }
         return spool.complete(self.path, facts)
 

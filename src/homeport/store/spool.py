@@ -59,7 +59,8 @@ def _texts(value: Any) -> list[str]:
 
 
 class SpooledPoint:
-    """A complete point in its folder. ``logical_bytes``: changed since the parent; ``stored_bytes``: in segments."""
+    """A complete point in its folder. ``logical_bytes``: changed since the parent; ``stored_bytes``: in segments;
+    ``stored``: what is in their frames, by disk (of a point that an earlier version made: not known)."""
 
     def __init__(self, path: Path) -> None:
         """Raises ValueError where the folder isn't complete and whole."""
@@ -71,6 +72,7 @@ class SpooledPoint:
                 _number(facts[name]) for name in ("logical_bytes", "stored_bytes", "epoch")
             )
             self.record_sha256 = str(facts["record_sha256"])
+            self.stored = {str(disk): _number(count) for disk, count in dict(facts.get("stored", {})).items()}
             self.digest_maps, self.disks = _texts(facts["digest_maps"]), _texts(facts["disks"])
             self.segments: list[tuple[Segment, int]] = [
                 (Segment(self.point.timeline, _number(epoch), _number(seq)), _number(size))

@@ -32,6 +32,7 @@ from homeport.domain.checks.facts import (
     Store,
     age,
 )
+from homeport.domain.churn import traffic_of
 from homeport.domain.errors import HomeportError
 from homeport.domain.machines import Machine
 from homeport.domain.operations import Operation
@@ -335,6 +336,7 @@ def gather(
             created=item.created,
             timelines=frozenset({item.timeline, *item.lineage, *(t for site in item.timelines.values() for t in site)}),
             replication_error=_error(error),
+            traffic=traffic_of(item.replication.get("traffic")),
             tested=_last_job(session, item, Operation.CLEANUP),
             test_began=_last_job(session, item, Operation.TEST_FAILOVER),
         ),

@@ -29,6 +29,7 @@ from sqlalchemy.orm import Session
 
 from homeport.domain import choice, health
 from homeport.domain.checks.catalogue import health_reasons
+from homeport.domain.churn import CHURN_CODE, excess, traffic_of
 from homeport.domain.errors import HomeportError
 from homeport.domain.machines import Machine
 from homeport.domain.operations import Operation, allowed_operations
@@ -134,7 +135,8 @@ def to_json(core: Core, session: Session, item: ItemRow) -> Json:
         rpo_critical=policy.critical,
         silence=core.liveness.silence(item.active_site),
         error=error_text(error),
-        configuration=health_reasons(checked.findings) if (checked := session.get(CheckRow, item.id)) else (),
+        configuration=_configuration(session.get(CheckRow, item.id)),
+        churn=tuple(excess(traffic_of(replication.get("traffic")))),
         rounds=_rounds(item),
     )
     grade, reasons = health.health(condition)
@@ -160,6 +162,7 @@ def to_json(core: Core, session: Session, item: ItemRow) -> Json:
             "error": error,
             "crossed": total_crossed(item.crossed),
             "process_server": replication.get("process_server"),
+            "traffic": replication.get("traffic"),
         },
         "test": item.test,
         "allowed_operations": [str(operation) for operation in allowed(session, item)],
@@ -172,6 +175,12 @@ def to_json(core: Core, session: Session, item: ItemRow) -> Json:
         "target_machine": target_machine(item),
         "created": item.created.isoformat(),
     }
+
+
+def _configuration(checked: CheckRow | None) -> tuple[tuple[health.Health, str], ...]:
+    """Of the last checks: without what is judged anew each time."""
+    found = [] if checked is None else checked.findings
+    return health_reasons([finding for finding in found if finding.get("code") != CHURN_CODE])
 
 
 def _rounds(item: ItemRow) -> health.Rounds | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from homeport.domain.process_servers import Vitals, judge, suggest, vitals_of
+from homeport.domain.balance import advise
+from homeport.domain.churn import traffic_of
+from homeport.domain.process_servers import Vitals, judge, vitals_of
 from homeport.vault.core import Core
 from homeport.vault.database import ItemRow, Json, ServerRow, SiteRow, now
 from homeport.vault.servers import ServerNotFound, server_json
@@ -42,38 +45,88 @@ def _silence(server: Mapping[str, Any], silence: float | None) -> float | None:
         return None
 
 
+def fleet(core: Core, session: Session, site: SiteRow) -> tuple[Vitals, ...]:
+    """The process servers of a site, each with all items that it has, be it as the vault alone remembers."""
+    found = process_servers(site.name, site.facts, core.liveness.silence(site.name))
+    told = {item for server in found for item in server.items}
+    remembered: dict[str, Json] = {}
+    for item in _replicating(session, site.name):
+        if item.id not in told:
+            server = item.replication.get("process_server") or site.name
+            remembered.setdefault(server, {})[item.id] = traffic_of(item.replication.get("traffic")).whole
+    return tuple(replace(server, items={**server.items, **remembered.get(server.name, {})}) for server in found)
+
+
+def bound(session: Session, site: str, servers: tuple[Vitals, ...]) -> set[str]:
+    """Items that can't be given to another process server now: members of a group, whose points meet at one; those that
+    a job is at work on; and what the vault doesn't know as replicating from there."""
+    free = {item.id for item in _replicating(session, site) if item.group_name is None and item.job is None}
+    return {item for server in servers for item in server.items} - free
+
+
+def _replicating(session: Session, site: str) -> list[ItemRow]:
+    rows = session.scalars(
+        select(ItemRow).where(ItemRow.removed.is_(None), (ItemRow.home == site) | (ItemRow.away == site))
+    )
+    return [row for row in rows if row.replicate is not None and row.replicate["at"] == site]
+
+
 def shown(core: Core, name: str) -> Json:
     """A server: what the vault knows of it; of a process server also ``process_server``: {"health", "reasons",
-    "moves": items that another would better have, and what it told of itself}. Raises ServerNotFound."""
+    "moves": items that another would better have, "items": statistics of each that it replicates, null where it has
+    told none, and what it told of itself}. Raises ServerNotFound."""
     with core.database.read() as session:
         row = session.get(ServerRow, name)
-        found = _find(core, session, name)
-        if found is None and (row is None or row.removed is not None):
+        site = site_of(session, name)
+        if site is None and (row is None or row.removed is not None):
             raise ServerNotFound(f"There is no server {name!r}.")
         answer = {"server": None if row is None else server_json(core, session, row), "process_server": None}
-        if found is None:
+        if site is None:
             return answer
-        site, fleet, told = found
+        servers, told = fleet(core, session, site), told_of(site.facts, name)
         names = dict(session.execute(select(ItemRow.id, ItemRow.name)).all())
-    own = next(vitals for vitals in fleet if vitals.name == name)
+        advice = advise(servers, bound(session, site.name, servers))
+    own = next(vitals for vitals in servers if vitals.name == name)
     grade, reasons = judge(own)
-    moves = [{"item": names.get(move.item, move.item), "to": move.to} for move in suggest(fleet) if move.source == name]
-    items = told.pop("items", None) or {}
+    moves = [{"item": names.get(move.item, move.item), "to": move.to} for move in advice.moves if move.source == name]
+    items = {**dict.fromkeys(own.items), **(told.pop("items", None) or {})}
     answer["process_server"] = {
-        **{"name": name, "site": site, "health": str(grade), "reasons": reasons, "moves": moves},
+        **{"name": name, "site": site.name, "health": str(grade), "reasons": reasons, "moves": moves},
         **{"told": told, "items": {names.get(item, item): statistics for item, statistics in items.items()}},
     }
     return answer
 
 
-def _find(core: Core, session: Session, name: str) -> tuple[str, tuple[Vitals, ...], Json] | None:
-    """The site, all its process servers, and what this one told."""
+def site_of(session: Session, name: str) -> SiteRow | None:
+    """The site that tells of a process server of this name."""
     for site in session.scalars(select(SiteRow).where(SiteRow.removed.is_(None))):
-        fleet = process_servers(site.name, site.facts, core.liveness.silence(site.name))
-        if any(vitals.name == name for vitals in fleet):
-            servers = site.facts.get("servers")
-            if not isinstance(servers, list):
-                return site.name, fleet, dict(site.facts["process_server"])
-            told = next(server for server in servers if isinstance(server, dict) and server.get("name") == name)
-            return site.name, fleet, dict(told.get("process_server") or {})
+        if any(vitals.name == name for vitals in process_servers(site.name, site.facts, None)):
+            return site
     return None
+
+
+def told_of(facts: Mapping[str, Any], name: str) -> Json:
+    """What a process server of a site told of itself."""
+    servers = facts.get("servers")
+    if not isinstance(servers, list):
+        return dict(facts.get("process_server") or {})
+    told = next((server for server in servers if isinstance(server, dict) and server.get("name") == name), {})
+    return dict(told.get("process_server") or {})
+
+
+def with_told(facts: Json, news: Mapping[str, Json]) -> Json:
+    """A site's facts with what process servers told since, by name."""
+    servers = facts.get("servers")
+    if not isinstance(servers, list):
+        own = facts.get("process_server")
+        told: Json = next(iter(news.values()), {})
+        return {**facts, "process_server": {**own, **told}} if isinstance(own, dict) else facts
+    return {
+        **facts,
+        "servers": [
+            {**server, "process_server": {**(server.get("process_server") or {}), **news[str(server.get("name"))]}}
+            if isinstance(server, dict) and server.get("name") in news
+            else server
+            for server in servers
+        ],
+    }

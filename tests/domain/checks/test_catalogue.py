@@ -18,7 +18,7 @@ from tests.domain.checks.factory import WEB, coming_home, failed_over, forward, 
 
 OF_THE_ORIGINAL = {
     *("95226", "78052", "78093", "8061", "8038", "28031", "28092", "806", "78022", "78174"),
-    *("78144", "78253", "70038"),
+    *("78144", "78253", "70038", "78188"),
 }
 
 

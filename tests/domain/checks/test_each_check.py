@@ -12,6 +12,7 @@ import pytest
 from homeport.domain.checks.catalogue import CATALOGUE
 from homeport.domain.checks.check import Check, Finding, Severity
 from homeport.domain.checks.facts import Facts, Privilege, Quota, Store
+from homeport.domain.churn import Rates, Traffic
 from homeport.domain.machines import Nic, Power
 from homeport.domain.operations import Operation
 from homeport.domain.policy import Policy
@@ -34,6 +35,9 @@ from tests.domain.checks.factory import (
 
 CHECKS = {check.name: check for check in CATALOGUE}
 O = Operation  # noqa: E741
+
+
+BUSY = Traffic({"disk0": Rates(hour=25e6)}, observed=3600)
 
 
 def at_home(**changes: Any) -> Callable[[Facts], Facts]:
@@ -112,6 +116,7 @@ PROVOKED: list[tuple[str, Facts, Callable[[Facts], Facts], Severity, str]] = [
     ("process-server-health", forward(O.PROTECT),
      at_home(process_servers=(Vitals("ps", None), Vitals("ps2", 1.0, cpu=0.9))), WARNING, "ps2 is warning (CPU: 90%"),
     ("process-server-health", forward(), at_home(process_servers=(Vitals("ps", 901.0),)), WARNING, "(806)"),
+    ("churn-over-limit", forward(), item(traffic=BUSY), WARNING, "disk0 changes 25 MB/s over 60 min"),
     ("networks-exist", forward(O.TEST_FAILOVER, network="isolated"), away(networks=("default",)), ERROR,
      "no network isolated; it has default"),
     ("networks-exist", forward(O.FAILOVER), away(networks=()), WARNING, "no network default; it has none"),

@@ -19,6 +19,7 @@ CATALOGUE: tuple[Check, ...] = (
     machine.machine_in_reach,
     machine.machine_running,
     machine.source_heartbeat,
+    machine.churn_over_limit,
     machine.name_taken,
     machine.machine_obstacles,
     machine.guest_agent_missing,

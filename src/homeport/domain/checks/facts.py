@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from homeport.domain.churn import Traffic
 from homeport.domain.machines import Machine
 from homeport.domain.operations import Operation
 from homeport.domain.points import PointInfo
@@ -99,7 +100,8 @@ class SiteFacts:
 @dataclass(frozen=True)
 class ItemFacts:
     """``timelines``: all that were ever made for it. ``replication_error``: code and words of what its replication
-    reports. ``tested``, ``test_began``: the end of its last cleaned up test, the beginning of one that is not."""
+    reports; ``traffic``: what it tells of its disks.
+    ``tested``, ``test_began``: the end of its last cleaned up test, the beginning of one that is not."""
 
     name: str
     state: State
@@ -109,6 +111,7 @@ class ItemFacts:
     created: datetime
     timelines: frozenset[str] = frozenset()
     replication_error: tuple[str, str] | None = None
+    traffic: Traffic = field(default_factory=Traffic)
     tested: datetime | None = None
     test_began: datetime | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from homeport.domain.checks.check import STARTS, Found, Severity, Unknown, check
 from homeport.domain.checks.facts import PLANNED_FAILOVER, Facts
+from homeport.domain.churn import DAY_LIMIT, DISK_LIMIT, MACHINE_LIMIT, MB, excess
 from homeport.domain.machines import Power
 from homeport.domain.operations import Operation
 from homeport.domain.states import State
@@ -145,3 +146,22 @@ def source_heartbeat(facts: Facts) -> Found | Unknown | None:
     if not code.startswith("source."):
         return None
     return Found(f"replication reports: {words} ({code})", "the machine's changes can be read")
+
+
+@check(
+    code="78188",
+    title="The machine changes no more than can be replicated",
+    severity=Severity.WARNING,
+    causes=(
+        "A program writes much that nobody needs replicated: caches, temporary files, a database's dump.",
+        "A burst: a backup, an update, a defragmentation. It passes, and so does what waits to be shipped.",
+    ),
+    remedy="`homeport status ITEM` shows what each disk changes. Wait where it is a burst; else put what need not be "
+    "replicated on a disk of its own and leave that out (`--exclude-disk`).",
+)
+def churn_over_limit(facts: Facts) -> Found | Unknown | None:
+    found = excess(facts.item.traffic) if facts.replicates else []
+    if not found:
+        return None
+    disk, machine, day = DISK_LIMIT // MB, MACHINE_LIMIT // MB, DAY_LIMIT / 1e12
+    return Found("; ".join(found), f"at most {disk} MB/s of a disk, {machine} MB/s and {day:.0f} TB a day of a machine")

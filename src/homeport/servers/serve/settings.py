@@ -62,8 +62,9 @@ _STORE = Setting(
     "store",
     str,
     "",
-    "URL of the site's recovery store: file:///…, s3://BUCKET/PREFIX, az://… or gs://…; the same at all servers of a\n"
-    "site. Empty: .homeport/store in the site's folder.",
+    "URL of the site's recovery store: file:///…, s3://BUCKET/PREFIX, az://… or gs://…. Empty: what the vault says\n"
+    "(homeport site set SITE --store URL), else .homeport/store in the site's folder. Refused where the vault says\n"
+    "another.",
 )
 _UPSTREAM = Setting(
     "configuration_server",

@@ -6,6 +6,7 @@ import threading
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import structlog
@@ -25,6 +26,7 @@ from homeport.servers.role_work import RoleWork
 from homeport.servers.serve.health import Check
 from homeport.servers.serve.process import Lock
 from homeport.servers.serve.settings import Config
+from homeport.servers.serve.store_choice import StoreChoice
 from homeport.servers.serve.web import Web, listen
 from homeport.servers.shipping import Shipping
 from homeport.servers.site_facts import drive
@@ -77,31 +79,37 @@ class SiteServer:
         self.folder = config.path("cache") if config.machines_elsewhere else config.servers_folder
         self.stack = ExitStack()
         self.worker: Worker | None = None
+        self.store = StoreChoice(config)
 
-    def begin(self) -> SiteContext:
-        """The site as this server sees it. Raises :class:`FolderMissing`, RunsAlready, and what opening its store
-        raises."""
+    def begin(self, link: Link, place: str) -> SiteContext:
+        """The site as this server sees it. ``link``: to who tells it what to do, where it is known as ``place``.
+        Raises :class:`FolderMissing`, RunsAlready, StoreContradicts, and what opening its store raises."""
         if self.config.machines_elsewhere:
             self.stack.enter_context(Lock(self.config.state / "lock"))
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            url = self.config.store_url
+            url = self._choose_store(link, place)
             return SiteContext(self.identity.site, None, self.folder, open_objects(url), url)
         path = self.config.path("folder")
         if not path.is_dir():
             raise FolderMissing(f"The site's folder {path} is not there.")
         self.stack.enter_context(Lock(self.config.state / "lock"))
         self.folder.mkdir(exist_ok=True, mode=0o700)
-        url = self.config.store_url
-        if not self.config.text("store"):
+        url = self._choose_store(link, place)
+        if self.store.named() is None:
             (self.folder / "store").mkdir(exist_ok=True, mode=0o700)
         site = QemuSite(path, name=self.identity.site)
         return SiteContext(self.identity.site, site, self.folder, open_objects(url), url)
+
+    def _choose_store(self, link: Link, place: str) -> str:
+        with link.client(httpx.Timeout(5.0)) as client:
+            self.store.ask(client, place)
+        return self.store.open()
 
     def stop(self) -> None:
         self.stack.close()
 
     def failed(self) -> str | None:
-        return None
+        return self.store.otherwise()
 
     def reload(self, config: Config) -> None:
         """Take on what of a changed configuration can be taken on without a new start."""
@@ -141,13 +149,15 @@ class ConfigurationServer(SiteServer):
     def start(self) -> None:
         listener = listen(self.config.address("listen"))
         self.stack.callback(listener.close)
-        context = self.begin()
+        link = Link(self.upstream("vault"), identity=self.identity, role=Role.VAULT)
+        context = self.begin(link, self.identity.site)
         self.stack.enter_context(Lock(self.folder / "servers.lock"))
         take_up(self.config.state, self.folder, {name: self.config.values[name] for name in _OF_A_BACKUP})
         work = self._work = SiteWork(
             context.name, context.site, self.folder, context.objects, context.objects_url, self.relay
         )
-        link = Link(self.upstream("vault"), identity=self.identity, role=Role.VAULT)
+        work.heard = self._hear
+        self.relay.store = self.store.named()
         vault = link.client(httpx.Timeout(10.0))
         self.stack.callback(vault.close)
         worker = self.worker = Worker(self.identity.site, link, work, greet_every=GREET_EVERY)
@@ -171,6 +181,10 @@ class ConfigurationServer(SiteServer):
         self.stack.callback(self._ending.set)
         teller.start()
 
+    def _hear(self, answer: dict[str, Any]) -> None:
+        self.store.hear(answer)
+        self.relay.store = self.store.named()
+
     def _tell_servers(self, vault: httpx.Client) -> None:
         """The vault keeps of each server when it was last heard of, by which certificate."""
         while not self._ending.wait(TELL_EVERY):
@@ -188,7 +202,8 @@ class ConfigurationServer(SiteServer):
                 log.exception("backing up failed")
 
     def failed(self) -> str | None:
-        return "the service for this site's servers has ended" if self._web and not self._web.alive else None
+        ended = "the service for this site's servers has ended" if self._web and not self._web.alive else None
+        return ended or super().failed()
 
     def checks(self) -> list[Check]:
         found = super().checks()
@@ -215,7 +230,8 @@ class ProcessServer(SiteServer):
     _exchange: SourceExchange | None = None
 
     def start(self) -> None:
-        context = self.begin()
+        link = _to_configuration_server(self)
+        context = self.begin(link, self.name)
         if self.config.text("cache"):
             context.cache_at = self.config.path("cache")
         context.caches.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -228,12 +244,12 @@ class ProcessServer(SiteServer):
             self._exchange = SourceExchange()
         elsewhere = RemoteMachines(self._exchange) if self._exchange is not None else None
         role = ProcessServerWork(context, door, self._shipping, elsewhere)
-        begin_work(self, RoleWork(role, self.folder, self.config.state))
+        begin_work(self, RoleWork(role, self.folder, self.config.state), link)
 
     def reload(self, config: Config) -> None:
         """Rates at once, threads from an item's next session on."""
         if self._shipping is not None:
-            self._shipping.throttle.schedule, self._shipping.threads = config.schedule(), config.threads
+            self._shipping.throttle.own, self._shipping.threads = config.schedule(), config.threads
 
     def checks(self) -> list[Check]:
         found = super().checks()
@@ -254,28 +270,34 @@ class MasterTarget(SiteServer):
     uses = "configuration server"
 
     def start(self) -> None:
-        context = self.begin()
+        link = _to_configuration_server(self)
+        context = self.begin(link, self.name)
         if self.config.text("retention"):
             context.retention_at = self.config.path("retention")
         context.retention.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.stack.enter_context(Lock(context.retention / "master-target.lock"))
-        begin_work(self, RoleWork(MasterTargetWork(context), self.folder, self.config.state))
+        begin_work(self, RoleWork(MasterTargetWork(context), self.folder, self.config.state), link)
 
     def checks(self) -> list[Check]:
         place = Path(self.config.text("retention") or self.folder / "retention")
         return [*super().checks(), _room("retention drive", place)]
 
 
-def begin_work(server: SiteServer, work: Work) -> None:
-    """Take work from the site's configuration server."""
-    link = Link(
+def _to_configuration_server(server: SiteServer) -> Link:
+    return Link(
         server.upstream("configuration_server"),
         identity=server.identity,
         role=Role.CONFIGURATION_SERVER,
         site=server.identity.site,
     )
+
+
+def begin_work(server: SiteServer, work: Work, link: Link | None = None) -> None:
+    """Take work from the site's configuration server. ``link``: to it, where there is one already."""
+    link = link or _to_configuration_server(server)
     server.worker = Worker(server.name, link, work, greet_every=GREET_EVERY)
     if isinstance(work, RoleWork):
+        work.heard = server.store.hear
         work.changed = server.worker.refresh
     server.stack.callback(server.worker.stop)
     server.worker.start()

@@ -37,6 +37,8 @@ class Part:
 
 SWITCH = "switch-process-server"
 """An item gets another process server: what the configuration server sees to."""
+THROTTLE = "throttle"
+"""What the vault says of the bandwidth of a site's process servers: the configuration server tells each its own."""
 
 ALONE: dict[Duty, tuple[str, ...]] = {
     Duty.PROVIDER: (
@@ -82,5 +84,6 @@ PARTS: dict[str, tuple[Part, ...]] = {
     **{kind: (Part(role, kind),) for role, kinds in ALONE.items() for kind in kinds},
     **TOGETHER,
     SWITCH: (Part(Duty.PROCESS_SERVER, SWITCH),),
+    THROTTLE: (Part(Duty.PROCESS_SERVER, THROTTLE),),
 }
 """Every kind of work that the vault asks a site for."""

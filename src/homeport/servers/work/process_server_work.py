@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from homeport.domain.bandwidth import show_rate
+from homeport.domain.bandwidth import Schedule, ScheduleInvalid, show_rate
 from homeport.domain.errors import HomeportError
 from homeport.domain.points import Consistency
 from homeport.domain.units import MINUTE
@@ -27,8 +27,10 @@ from homeport.servers.replication import Final, Machines, Replication
 from homeport.servers.replication_spec import ReplicationSpec
 from homeport.servers.shipping import Shipping
 from homeport.servers.site_facts import drive
+from homeport.servers.throttle import zone
+from homeport.servers.traffic import Traffic
 from homeport.servers.work.errors import NotReplicating
-from homeport.servers.work.kinds import SWITCH, Duty
+from homeport.servers.work.kinds import SWITCH, THROTTLE, Duty
 from homeport.servers.work.site_context import Handler, Params, Progress, Report, Result, SiteContext, text_of
 from homeport.trust.identity import Identity
 
@@ -36,6 +38,9 @@ log = structlog.get_logger(__name__)
 
 
 _SPEC = "replicate.json"
+_TRAFFIC = "traffic.json"
+_THROTTLE = "throttle.json"
+"""In its own folder: what the vault said of its bandwidth, so that it is known from the start."""
 _STOPPED = "it was stopped for a failover"
 """Why a machine must not come up again beside the one that goes on elsewhere."""
 _MARK = "replicating"
@@ -78,9 +83,11 @@ class ProcessServerWork:
         self._gateway = self._open_gateway()
         self._replications: dict[str, Replication] = {}
         self._crossings: dict[str, Crossing] = {}
+        self._traffic: dict[str, Traffic] = {}
         self._groups = Groups()
         self._lock = threading.RLock()
         self._report: Report = lambda report: None
+        self._take_up_throttle()
         self.kinds: dict[str, Handler] = {
             "replicate": self._replicate,
             "renew-replication": self._renew_replication,
@@ -89,6 +96,7 @@ class ProcessServerWork:
             "resync": self._resync,
             "planned-stop": self._planned_stop,
             SWITCH: self._switch,
+            THROTTLE: self._throttle,
             "forget-stop": self._forget_stop,
             "forget-replication": self._forget_replication,
         }
@@ -103,8 +111,8 @@ class ProcessServerWork:
         return {"cache": drive(self._context.caches), "process_server": self.vitals()}
 
     def vitals(self) -> dict[str, Any]:
-        """What its health is judged by (domain/process_servers.py), and statistics by item: see
-        :meth:`Replication.statistics`."""
+        """What its health is judged by (domain/process_servers.py), the throttle that rules, and statistics by item:
+        see :meth:`Replication.statistics`."""
         self._load.sample()
         room = self.shipping.room.look()
         with self._lock:
@@ -116,6 +124,7 @@ class ProcessServerWork:
             "cache": {"free": room.free, "total": room.total},
             "pending": max((each["pending"] for each in items.values() if each["pending"] is not None), default=None),
             "rate": show_rate(self.shipping.throttle.rate),
+            "throttle": self.shipping.throttle.to_json(),
             "threads": self.shipping.threads,
             "items": items,
         }
@@ -165,10 +174,12 @@ class ProcessServerWork:
             write_durably(cache / _MARK, b"")
             machine = self._machines.machine(spec.vm, cache, spec.exclude)
             crossing = self._crossings.setdefault(spec.item, Crossing())
+            if spec.item not in self._traffic:
+                self._traffic[spec.item] = Traffic(self._context.caches / spec.item / _TRAFFIC)
             replication = Replication(
                 spec, machine, self._context.objects, cache, self.name, self._report, crossing,
                 identity=self._door.identity, barrier=self._groups.of(spec.group) if spec.group else None,
-                shipping=self.shipping,
+                shipping=self.shipping, traffic=self._traffic[spec.item],
             )  # fmt: skip
             self._replications[spec.item] = replication
             replication.start()
@@ -231,6 +242,28 @@ class ProcessServerWork:
             remedy="Serve its roles apart to have several: `homeport serve --help`.",
         )
 
+    def _throttle(self, params: Params, progress: Progress) -> Result:
+        """From now on what the vault says of the bandwidth rules; null: this server's own configuration again."""
+        return {"throttle": self.throttled(params["throttle"])}
+
+    def throttled(self, told: dict[str, Any] | None) -> dict[str, Any]:
+        """As :meth:`Throttle.to_json`. ``told``: as :meth:`Schedule.to_json`, or None. Raises ScheduleInvalid."""
+        schedule = None if told is None else Schedule.from_json(told)
+        if schedule is not None and schedule.zone is not None:
+            zone(schedule.zone)
+        if schedule != self.shipping.throttle.told:
+            write_durably(self._state / _THROTTLE, json.dumps(told).encode())
+            self.shipping.throttle.told = schedule
+        return self.shipping.throttle.to_json()
+
+    def _take_up_throttle(self) -> None:
+        try:
+            self.throttled(json.loads((self._state / _THROTTLE).read_bytes()))
+        except FileNotFoundError:
+            return
+        except (ValueError, AttributeError, ScheduleInvalid) as error:
+            log.warning("what the vault said of the bandwidth can't be read", error=str(error))
+
     @property
     def elsewhere(self) -> bool:
         """Whether the machines run elsewhere, and mobility services dial this process server."""
@@ -289,6 +322,7 @@ class ProcessServerWork:
 
     def _forget_replication(self, params: Params, progress: Progress) -> Result:
         self._stop_replication(params, progress)
+        self._traffic.pop(params["item"], None)
         cache = self._context.caches
         shutil.rmtree(cache / params["item"], ignore_errors=True)
         if params.get("remove_tracking"):

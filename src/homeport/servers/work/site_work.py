@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from homeport.domain.errors import HomeportError
 from homeport.servers.work.errors import UnknownKind
-from homeport.servers.work.kinds import PARTS, Duty, Part
+from homeport.servers.work.kinds import PARTS, THROTTLE, Duty, Part
 from homeport.servers.work.master_target_work import MasterTargetWork
 from homeport.servers.work.process_server_work import ProcessServerWork
 from homeport.servers.work.provider_work import ProviderWork
@@ -34,6 +34,8 @@ class SiteServers(Protocol):
     def resume(self, replications: list[Params]) -> None: ...
 
     def carry_out(self, part: Part, params: Params, progress: Progress, id: str) -> Result: ...
+
+    def throttle(self, told: Params) -> None: ...
 
     def tend(self) -> None: ...
 
@@ -59,7 +61,13 @@ class ServersHere:
     def resume(self, replications: list[Params]) -> None:
         self.process_server.resume(replications)
 
+    def throttle(self, told: Params) -> None:
+        self.process_server.throttled(told.get(self.process_server.name))
+
     def carry_out(self, part: Part, params: Params, progress: Progress, id: str) -> Result:
+        if part.kind == THROTTLE:
+            name = self.process_server.name
+            return {"told": {name: self.process_server.throttled(params["servers"].get(name))}}
         role = self.process_server if part.duty is Duty.PROCESS_SERVER else self.master_target
         return role.kinds[part.kind](params, progress)
 
@@ -89,6 +97,8 @@ class SiteWork:
         self.store = StoreWork(context)
         self.servers: SiteServers = servers or ServersHere(context)
         self._fences = Fences(folder / "fences")
+        self.heard: Callable[[dict[str, Any]], None] = lambda answer: None
+        """Called with what the vault answers to a greeting."""
 
     def connect(self, report: Report) -> None:
         """``report``: called with how an item's replication is, whenever that changes."""
@@ -105,11 +115,15 @@ class SiteWork:
 
     def greet(self, hello: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         """Tell the vault of this site, and take its answer: its key, and its header, sealed by the passphrase, which
-        goes beside the data, once."""
+        goes beside the data, once; and what it says of bandwidth."""
         before = self.store.sealed_header()
-        self.store.welcome(hello(self._greeting(before)))
+        answer = hello(self._greeting(before))
+        self.store.welcome(answer)
         if before is None:
             hello(self._greeting(self.store.sealed_header()))  # so that sites which join later get it too
+        if "throttles" in answer:
+            self.servers.throttle(answer["throttles"])
+        self.heard(answer)
 
     def _greeting(self, sealed: str | None) -> dict[str, Any]:
         return {"gateway": self.servers.gateway(), "facts": self.facts(), "sealed": sealed}

@@ -16,7 +16,7 @@ from homeport.domain.errors import HomeportError
 from homeport.domain.operations import after_report
 from homeport.trust import tls
 from homeport.trust.asgi import peer_in
-from homeport.vault import configuration_backups, inventory, items, servers, work
+from homeport.vault import configuration_backups, inventory, items, servers, throttles, work
 from homeport.vault.api.context import TheCore
 from homeport.vault.core import Core
 from homeport.vault.database import ItemRow, SettingRow, now
@@ -60,7 +60,8 @@ class Report(BaseModel):
     """How an item's replication is. ``points``: the whole list of the timeline's points, where it is told.
     ``rpo_from``: time of the newest complete point. ``crossed``: bytes over the wire between the sites for this
     item, {"out", "in"}, since this server began. ``found_by``: per disk how the newest point's changes were found.
-    ``process_server``: who replicates, where the site has several.
+    ``process_server``: who replicates, where the site has several. ``traffic``: what its disks change, and what of it
+    is shipped; told now and then, and kept meanwhile.
     ``round``: of a member of a group: {"group", "at": the last instant that it shared, "trouble": why not this one}."""
 
     item: str
@@ -75,6 +76,7 @@ class Report(BaseModel):
     found_by: Json | None = None
     round: Json | None = None
     process_server: str | None = None
+    traffic: Json | None = None
 
 
 @router.post("/hello")
@@ -92,6 +94,7 @@ def hello(core: TheCore, site: str, body: Hello) -> Json:
         if sealed is None and body.sealed is not None:
             sealed = SettingRow(name="sealed", value={"text": body.sealed})
             session.add(sealed)
+        told = {"throttles": throttles.of_site(session, site), "store": row.store}
     work.hello(core, site, body.executor)
     if moved:
         _tell_gateway(core, site, body.executor)
@@ -100,6 +103,7 @@ def hello(core: TheCore, site: str, body: Hello) -> Json:
         "vault_key": core.secrets.vault_key,
         "passphrase": core.secrets.passphrase,
         "sealed": sealed.value["text"] if sealed is not None else None,
+        **told,
     }
 
 
@@ -262,6 +266,14 @@ def self(request: Request, core: TheCore, site: str) -> Json:
     }
 
 
+@router.get("/store")
+def store(core: TheCore, site: str) -> Json:
+    """URL of the site's store, for a server that begins; null: in the site's own folder, or where its servers' settings
+    say."""
+    with core.database.read() as session:
+        return {"store": inventory.site(session, site).store}
+
+
 @router.post("/work/{work_id}")
 def update_work(core: TheCore, site: str, work_id: str, body: WorkUpdate) -> Json:
     """How the work goes, or how it ended. 410: nobody waits for it any more."""
@@ -281,7 +293,7 @@ def report(core: TheCore, site: str, body: Report) -> Json:
         if body.timeline != item.timeline or item.replicate is None or item.replicate["at"] != site:
             return {"current": False}
         fresh = body.model_dump(mode="json", exclude={"item", "timeline", "points", "crossed"})
-        kept: Json = {name: item.replication[name] for name in ("rpo_from",) if name in item.replication}
+        kept: Json = {name: item.replication[name] for name in ("rpo_from", "traffic") if name in item.replication}
         item.replication = {**kept, **{name: value for name, value in fresh.items() if value is not None}}
         if body.points is not None:
             try:

@@ -44,6 +44,7 @@ _STATUS = {
     "join.clock-skew": 409,
     "process-server.unknown": 409,
     "process-server.of-the-group": 409,
+    "process-server.schedule-invalid": 422,
     "configuration-server.still-there": 409,
     "configuration-server.no-backup": 404,
     "configuration-server.backup-unreadable": 422,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from homeport.vault import registration, server_health, servers
+from homeport.vault import balance, registration, server_health, servers
 from homeport.vault.api.context import TheCore
 
 router = APIRouter(prefix="/v1", tags=["servers"])
@@ -79,8 +79,9 @@ def make_key(core: TheCore, body: NewKey) -> Json:
 
 @router.get("/servers")
 def list_servers(core: TheCore) -> Json:
-    """All servers, in the order in which they are upgraded; ``upgrade``: whose turn it is."""
-    return servers.listed(core)
+    """All servers, in the order in which they are upgraded; ``upgrade``: whose turn it is; ``suggestions``: how many
+    moves of items to other process servers there are, and sites that need one more."""
+    return {**servers.listed(core), "suggestions": balance.count(core)}
 
 
 @router.get("/servers/{name}")
