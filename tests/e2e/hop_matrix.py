@@ -20,6 +20,11 @@ HERE = "tests/e2e/test_hops.py::test_replication_goes_on_by_itself"
 
 MASTER_TARGET = "tests/e2e/test_receiving_side.py::test_failover_and_failback_go_on_when_the_receiving_side_ends"
 RETENTION_FULL = "tests/servers/test_master_target.py::test_nothing_is_overwritten_where_the_retention_drive_is_full"
+ELSEWHERE = "tests/servers/test_source_elsewhere"
+SILENT_SOURCE = "test_a_network_that_is_cut_without_a_word_is_noticed_and_what_it_took_is_taken_again"
+SCRATCH_FULL = (
+    "tests/sources/test_qemu_scratch.py::test_a_full_file_system_below_the_scratch_breaks_the_view_and_no_write_fails"
+)
 LARGE_POINT = "tests/e2e/test_hops.py::test_a_kill_while_a_large_point_crosses_ships_no_more_than_that_point_again"
 
 _NO_PROCESS = "a network is no process"
@@ -30,8 +35,15 @@ MATRIX: dict[str, dict[str, str | bool]] = {
         "restart": True,
         "kill": True,
         "disk full": True,
-        "cut": "there is no network: QMP and NBD are unix sockets, which end with the machine's process (kill)",
+        "cut": "QMP and NBD are unix sockets of its host, which end with the machine's process (kill)",
         "silence": True,
+    },
+    "mobility service, where the process server is elsewhere": {
+        "restart": "a kill is the harder case",
+        "kill": f"{ELSEWHERE}_killed.py::test_a_mobility_service_killed_at_any_step_leaves_nothing_missed",
+        "disk full": SCRATCH_FULL,
+        "cut": f"{ELSEWHERE}.py::test_while_the_mobility_service_is_away_points_are_shipped_and_none_begun",
+        "silence": f"{ELSEWHERE}.py::{SILENT_SOURCE}",
     },
     "process server": {
         "restart": True,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from qemu.qmp import QMPClient
 from storage_daemon import StorageDaemon, storage_daemon
 
 from homeport.qemu.qmp import Qmp, QmpError, QmpGone, QmpSilent
@@ -101,3 +105,31 @@ def test_a_closed_connection_leaves_no_thread(daemon: StorageDaemon) -> None:
         with pytest.raises(QmpGone):
             qmp.execute("query-version")
     assert threading.active_count() == before
+
+
+def test_a_process_that_ends_just_after_its_greeting_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's own state has changed before it looks at it."""
+    path = tmp_path / "qmp.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b'{"QMP": {"version": {}, "capabilities": []}}\r\n')
+                connection.recv(4096)
+                connection.sendall(b'{"return": {}, "id": "__qmp#00000"}\r\n')
+
+        negotiated = QMPClient._establish_session
+
+        async def slowly(self: QMPClient) -> None:
+            await negotiated(self)
+            await asyncio.sleep(0.2)
+
+        monkeypatch.setattr(QMPClient, "_establish_session", slowly)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(QmpGone):
+            Qmp.connect(path, 5)
+        thread.join()

@@ -84,7 +84,10 @@ class Qmp:
     async def _establish(self, sock: socket.socket) -> None:
         listener = _Keeper(self._keep)
         self._client.register_listener(listener)
-        await self._client.connect(sock)
+        try:
+            await self._client.connect(sock)
+        except AssertionError as error:  # what the library makes of a process that ends just then
+            raise ConnectionResetError("it ended during the greeting") from error
 
     def _keep(self, event: dict[str, Any]) -> None:
         with self._news:
