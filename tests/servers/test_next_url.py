@@ -88,10 +88,10 @@ def test_a_link_goes_on_at_the_next_listener() -> None:
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             assert self.headers["Authorization"] == "Bearer t"
+            self.server.asked += 1  # type: ignore[attr-defined]
             self.send_response(200)
             self.send_header("Content-Length", "0")
             self.end_headers()
-            self.server.asked += 1  # type: ignore[attr-defined]
 
         def log_message(self, *arguments: object) -> None:
             """Not here."""

@@ -92,7 +92,7 @@ def test_what_is_old_or_of_a_silent_site_is_stale(world: World, vault: LocalVaul
     assert discovery(world)["why"] == "The last discovery is more than two intervals ago."
     tell(world, NEW)
     world.east.die()
-    world.until(lambda: bool(discovery(world)["stale"]))
+    world.until(lambda: bool(world.call("GET", "/sites/east")["discovery"]["stale"]))
     assert discovery(world)["why"] == "The site's configuration server is not in contact."
     refused = world.call("POST", "/sites/east/refresh", status=503)
     assert refused["code"] == "site.unreachable"

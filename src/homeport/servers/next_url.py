@@ -27,6 +27,7 @@ class NextUrl(httpx.BaseTransport):
         self._transport = transport
         self._lock = threading.Lock()
         self._current = 0
+        self._closed = False
 
     @property
     def current(self) -> str:
@@ -59,7 +60,7 @@ class NextUrl(httpx.BaseTransport):
         raise AssertionError("there is no address")
 
     def _leave(self, at: int, why: str) -> None:
-        if len(self._urls) == 1:
+        if len(self._urls) == 1 or self._closed:
             return
         with self._lock:
             if self._current != at:  # another thread found out first
@@ -68,6 +69,7 @@ class NextUrl(httpx.BaseTransport):
         log.warning("goes to the next address", away=str(self._urls[at]), next=self.current, why=why)
 
     def close(self) -> None:
+        self._closed = True
         self._transport.close()
 
 
