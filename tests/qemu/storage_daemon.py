@@ -12,6 +12,7 @@ from pathlib import Path
 from shutil import rmtree
 
 from homeport.disks.nbd.client import NbdClient
+from homeport.qemu.qmp import Qmp
 
 MiB = 1 << 20
 
@@ -56,6 +57,15 @@ class StorageDaemon:
     def disk(self, disk: str) -> NbdClient:
         """A connection to write to a disk, as the guest would."""
         return NbdClient(self.nbd, disk)
+
+    def resize(self, disk: str, size: int) -> None:
+        """As an operator makes a disk of a running machine larger, whose guest uses it on."""
+        with Qmp.connect(self.qmp) as qmp:
+            qmp.execute("block-export-del", {"id": f"guest-{disk}", "mode": "hard"})
+            assert qmp.wait_event("BLOCK_EXPORT_DELETED", 10, lambda data: data["id"] == f"guest-{disk}")
+            qmp.execute("block_resize", {"node-name": disk, "size": size})
+            export = {"type": "nbd", "id": f"guest-{disk}", "node-name": disk, "name": disk, "writable": True}
+            qmp.execute("block-export-add", export)
 
     def kill(self) -> None:
         """As a crash or a power cut would."""

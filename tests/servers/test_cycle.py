@@ -424,6 +424,98 @@ def test_a_digest_file_of_a_lost_attempt_at_the_same_point_is_not_believed(
         cycle.close()
 
 
+# ── a disk grows ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+GROWN = "tracking, and what was added"
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+@pytest.mark.parametrize("harm", [None, lose, void])
+def test_a_disk_that_grew_is_whole_in_the_next_point(
+    rig: Rig, harm: Callable[[Path, bytes], None] | None, waiting: bool
+) -> None:
+    """By less than a block, then by more; what was added isn't zeroes, and nobody wrote it as far as QEMU knows: so it
+    is with a volume that was extended over what lay there before."""
+    cycle = started(rig)
+    for size in (2 * MiB + 512, 2 * MiB + 1024, 6 * MiB):
+        if waiting:
+            rig.objects.down = True
+            rig.write_at("disk0", BLOCK, os.urandom(BLOCK))
+            rig.take(cycle)
+        for disk in DISKS:
+            rig.daemon.resize(disk, size)
+        with rig.daemon.images["disk0"].open("r+b") as image:
+            image.seek(size - 512)
+            image.write(os.urandom(512))
+        rig.write_at("disk1", size - 512, os.urandom(512))
+        if harm:
+            cycle.close()
+            for path in sorted((rig.cache / "digests" / rig.spec.timeline).iterdir()):
+                harm(path, b"")
+            rig.objects.down = False
+            cycle = rig.cycle()
+            rig.objects.down = waiting
+        taken = rig.take(cycle)
+        rig.objects.down = False
+        cycle.ship()
+        rig.check()
+        if harm is None:
+            assert taken.found_by == dict.fromkeys(DISKS, GROWN)
+        rig.write_at("disk0", size - 4096, os.urandom(512))
+        assert go_on(rig, cycle) == TRACKED
+    cycle.close()
+
+
+def test_a_disk_that_grows_by_much_costs_what_lies_there(rig: Rig) -> None:
+    cycle = started(rig)
+    rig.daemon.resize("disk0", 1 << 40)
+    with rig.daemon.images["disk0"].open("r+b") as image:
+        image.seek(1 << 39)
+        image.write(os.urandom(BLOCK))
+    taken = cycle.take_point()
+    assert taken.found_by == {"disk0": GROWN, "disk1": "tracking"}
+    assert taken.changed == {"disk0": BLOCK, "disk1": 0}
+    cycle.ship()
+    assert rig.store.open(taken.point).disks["disk0"] == 1 << 40
+    cycle.close()
+
+
+def test_a_first_copy_goes_on_over_a_disk_that_grew(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = 0
+    part = Cycle._part
+
+    def twice(*arguments: Any) -> None:
+        nonlocal copied
+        if copied == 2:
+            raise StoreUnavailable("cut off in the middle")
+        copied += 1
+        part(*arguments)
+
+    monkeypatch.setattr(cycles, "PART", 512 * KiB)
+    with monkeypatch.context() as cut_off:
+        cut_off.setattr(Cycle, "_part", twice)
+        cycle = rig.cycle()
+        with pytest.raises(StoreUnavailable):
+            cycle.first_copy()
+        cycle.close()
+    rig.daemon.resize("disk0", 3 * MiB)
+    with rig.daemon.images["disk0"].open("r+b") as image:
+        image.seek(3 * MiB - 512)
+        image.write(os.urandom(512))
+    cycle = rig.cycle()
+    cycle.first_copy()
+    assert go_on(rig, cycle) == TRACKED
+    cycle.close()
+
+
+def test_a_disk_that_shrank_is_compared(rig: Rig) -> None:
+    cycle = started(rig)
+    rig.daemon.resize("disk0", MiB + 512)
+    assert go_on(rig, cycle) == {"disk0": "digests in two levels", "disk1": "tracking"}
+    assert go_on(rig, cycle) == TRACKED
+    cycle.close()
+
+
 # ── the tracker ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -261,17 +261,44 @@ def test_a_digest_file_keeps_what_it_was_told(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_digest_file_of_another_size_or_with_a_torn_header_is_void(tmp_path: Path) -> None:
-    for harm in ("size", "head", "magic"):
+def test_a_digest_file_that_was_cut_or_whose_header_is_torn_is_void(tmp_path: Path) -> None:
+    for harm in ("shrunk", "cut", "head", "magic"):
         path = tmp_path / harm
         file = DigestFile(path, 10 * BLOCK)
         file.validate("1/2")
         file.close()
-        if harm != "size":
-            with path.open("r+b") as raw:
+        with path.open("r+b") as raw:
+            if harm == "cut":
+                raw.truncate(4096 + 9 * 16)
+            elif harm != "shrunk":
                 raw.seek(14 if harm == "head" else 0)
                 raw.write(b"\0" * 8)
-        assert DigestFile(path, (11 if harm == "size" else 10) * BLOCK).valid_for is None
+        opened = DigestFile(path, (9 if harm == "shrunk" else 10) * BLOCK)
+        assert (opened.valid_for, opened.covers) == (None, None), harm
+        opened.close()
+
+
+def test_the_digests_of_a_disk_that_grew_are_still_those_of_its_former_part(tmp_path: Path) -> None:
+    path = tmp_path / "d"
+    file = DigestFile(path, 10 * BLOCK + 512)
+    file.digests[:] = 7
+    file.validate("1/2")
+    file.close()
+    for size in (10 * BLOCK + 1024, 20 * BLOCK, 20 * BLOCK):  # opened twice without an update between
+        grown = DigestFile(path, size)
+        assert (grown.valid_for, grown.covers) == ("1/2", 10 * BLOCK + 512)
+        assert (grown.digests[:10] == 7).all()
+        assert not known(grown.digests)[10], "the block that was the last has become longer"
+        assert not grown.digests[11:].any(), "what was added is zeroes in the store"
+        grown.close()
+    grown = DigestFile(path, 20 * BLOCK)
+    grown.update((np.array([15]), np.ones((1, 16), np.uint8)), "1/3")
+    assert grown.covers == 20 * BLOCK
+    grown.invalidate()
+    grown.close()
+    again = DigestFile(path, 20 * BLOCK)
+    assert (again.valid_for, again.covers) == (None, 20 * BLOCK)
+    again.close()
 
 
 def test_a_digest_file_is_void_on_the_disk_before_a_digest_changes(tmp_path: Path, monkeypatch: Any) -> None:

@@ -318,11 +318,23 @@ def test_a_torn_journal_line_is_no_line(raw: Original) -> None:
         assert master_target._journal(journal) == all_of_it
 
 
-def test_a_disk_of_another_size_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_disk_that_has_grown_since_keeps_what_lies_beyond_the_point(tmp_path: Path) -> None:
+    original = Original(tmp_path, {"disk0": "raw", "disk1": "raw"})
+    added = os.urandom(5 * BLOCK + 512)
+    with (original.folder / "disk1.raw").open("ab") as image:
+        image.write(added)
+    grown = Disk("disk1", SIZE + len(added), "raw", "disk1.raw")
+    original.machine = Machine(KEYS.machine, "vm", (original.disks[0], grown))
+    original.write(1)
+    assert (original.folder / "disk0.raw").read_bytes() == original.contents[1]["disk0"]
+    assert (original.folder / "disk1.raw").read_bytes() == original.contents[1]["disk1"] + added
+
+
+def test_a_disk_that_is_smaller_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     original = Original(tmp_path, {"disk0": "raw", "disk1": "raw"})
     before = original.content()
-    grown = Disk("disk1", SIZE + 512, "raw", "disk1.raw")
-    original.machine = Machine(KEYS.machine, "vm", (original.disks[0], grown))
+    smaller = Disk("disk1", SIZE - 512, "raw", "disk1.raw")
+    original.machine = Machine(KEYS.machine, "vm", (original.disks[0], smaller))
     with pytest.raises(DiskChanged):
         original.write(1)
     original.machine = Machine(KEYS.machine, "vm", (original.disks[0], Disk("disk7", SIZE, "raw", "disk1.raw")))

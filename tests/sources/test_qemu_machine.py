@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from storage_daemon import StorageDaemon, storage_daemon
+from storage_daemon import StorageDaemon, answers, storage_daemon
 from test_qemu_source import BLOCK, content, left_behind, point
 
 from homeport.disks.nbd.client import NbdClient

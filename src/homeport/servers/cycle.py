@@ -390,7 +390,8 @@ class Cycle:
             self._walk(disk, builder, FileBase(file.digests), Extents.whole(disk.size), self._allocated(disk))
             return "a new disk"
         candidates = self._candidates(disk, base, head, reader)
-        if candidates is not None:
+        added = self._added(disk, file, reader)
+        if candidates is not None and added is not None:
             held: Base
             if valid:
                 held = FileBase(file.digests)
@@ -400,10 +401,12 @@ class Cycle:
             else:
                 file.reset(UNKNOWN)
                 held = FileBase(file.digests)
+            grown = added.total > 0
+            candidates = candidates.union(added)
             wrong = self._sample(disk, candidates, held if valid else None, view.incarnation)
             if not wrong:
-                self._walk(disk, builder, held, candidates, None)
-                return "tracking"
+                self._walk(disk, builder, held, candidates, self._allocated(disk) if grown else None)
+                return "tracking, and what was added" if grown else "tracking"
             log.warning("the tracker missed changes", disk=disk.id, blocks=wrong, item=self._spec.item)
         return self._compare_all(disk, file, valid, reader, builder, complete)
 
@@ -441,6 +444,20 @@ class Cycle:
             )
             return None
         return disk.changed.extents.union(apart).clip(0, disk.size)
+
+    def _added(self, disk: DiskView, file: DigestFile, reader: PointReader | None) -> Extents | None:
+        """By how much a disk is larger than the head's: no tracker marks that, and it needn't be zeroes (a volume's may
+        be what lay there before). None where only a comparison can tell: it shrank, or its former size isn't known."""
+        covers = file.covers
+        if covers is None and reader is not None:
+            covers = reader.disks.get(disk.id)
+        if covers is None or covers > disk.size:
+            return None
+        if covers == disk.size:
+            return Extents()
+        log.info("a disk has grown", disk=disk.id, item=self._spec.item, was=covers, size=disk.size)
+        begin = covers // BLOCK * BLOCK
+        return Extents.of([(begin, disk.size - begin)])
 
     def _sample(self, disk: DiskView, candidates: Extents, held: Base | None, seed: str) -> list[int]:
         if held is None:
@@ -527,7 +544,7 @@ class Cycle:
 
     def _file(self, disk: DiskView) -> DigestFile:
         file = self._files.get(disk.id)
-        if file is not None and file.blocks != -(-disk.size // BLOCK):  # the disk was resized
+        if file is not None and file.size != disk.size:  # the disk was resized
             file.close()
             file = None
         if file is None:

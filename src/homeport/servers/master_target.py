@@ -47,10 +47,13 @@ Progress = Callable[[int, int], None]
 
 
 class DiskChanged(HomeportError):
-    """The original's disk no longer has the size that the recovery point has."""
+    """The original's disk is smaller than the recovery point's, or gone."""
 
     code = "failback.disk-changed"
-    remedy = "Give the original's disk the recovery point's size again, then restart the job."
+    remedy = (
+        "Make the original's disk as large as the recovery point's (raw: `truncate -s BYTES FILE`, qcow2: `qemu-img "
+        "resize FILE BYTES`), then restart the job."
+    )
 
 
 class RetentionFull(HomeportError):
@@ -90,12 +93,16 @@ class MasterTarget:
 
         ``imported``: each disk's :func:`stamp` when it was taken as ``base``. A disk that still bears it holds the
         base, so only what differs between the two points is looked at; any other disk is compared in full, locally.
+        A disk that has grown since the point was taken keeps its size, and what it has beyond the point's.
+
         Idempotent; may be called again after a kill. Raises DiskChanged, RetentionFull.
         """
         for disk in machine.disks:
-            if target.disks.get(disk.id) != disk.size:
-                held = target.disks.get(disk.id, "none")
-                raise DiskChanged(f"{machine.name}/{disk.id} has {disk.size} bytes, the recovery point {held}")
+            held = target.disks.get(disk.id)
+            if held is None or disk.size < held:
+                raise DiskChanged(
+                    f"{machine.name}/{disk.id} has {disk.size} bytes, the recovery point {held or 'no such disk'}"
+                )
         place = self._retention / machine.uuid
         if _Drive.aims_elsewhere(place, base.info.id, target.info.id):
             self.roll_back(folder, machine)
@@ -277,9 +284,10 @@ def _since(target: PointReader, base: PointReader, disk: str) -> Extents | None:
 
 def _differences(image: Image, target: PointReader, disk: str) -> Extents:
     """Where an image differs from a point, by reading the one and asking the other for digests; both are local."""
-    held = PointBase(target.digests(disk), -(-image.size // BLOCK))
+    size = target.disks[disk]
+    held = PointBase(target.digests(disk), -(-size // BLOCK))
     found: list[tuple[int, int]] = []
-    for offset, length in Extents.whole(image.size).pieces(PIECE):
+    for offset, length in Extents.whole(size).pieces(PIECE):
         buffer = new_buffer(length)
         image.read_into(offset, buffer)
         digests = block_digests(target.keys, buffer)
