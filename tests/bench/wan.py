@@ -14,8 +14,7 @@ import json
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from demo.namespaces import Namespace, kill
+from demo.namespaces import Namespace
 from demo.networks import Networks
-from demo.round_trip import MACHINE
-from demo.sites import AWAY, HOME, NAMESPACES, Sites
-from homeport.disks.nbd.client import NbdClient
-from homeport.sites.interface import StartOptions
-from homeport.sites.qemu import QemuSite
+from demo.sites import AWAY, HOME, NAMESPACES
 from tests.bench.images import GiB, MiB, data_extents, images
-from tests.bench.measure import BenchError, cpu_of, must_equal
+from tests.bench.measure import BenchError, must_equal
+from tests.bench.sites_apart import LINKS, Apart, sites_apart
 from tests.bench.wan_peers import link_limit, part_of, rsync, ssh_server, wait_for_ssh, zstd
-
-LINKS = ("wan", "loopback")
 
 
 @dataclass
@@ -115,48 +109,26 @@ def _counted(here: Namespace) -> Iterator[Any]:
 
 
 def _homeport(link: str, networks: Networks, folder: Path, days: list[Path], changed: list[list[int]]) -> list[Copied]:
-    folder.mkdir()
-    demo = Sites(folder, networks, one_place=link == "loopback")
-    try:
-        machine = demo.site_folder(HOME) / MACHINE
-        machine.mkdir(parents=True)
-        part_of(days[0], machine / "disk0.raw", days[0].stat().st_size)
-        (machine / "machine.toml").write_text(
-            f'uuid = "{uuid.uuid4()}"\nmemory = "64MiB"\nrunner = "storage-daemon"\n'
-            '[[disk]]\nid = "disk0"\npath = "disk0.raw"\nformat = "raw"\n'
-        )
-        demo.start_homeport()
-        with demo.place(HOME).inside():
-            QemuSite(demo.site_folder(HOME), name=HOME).start(MACHINE, StartOptions())
-        demo.homeport("machine", "list", HOME)
-        policy = ("--rpo-threshold", "1h", "--retention", "24h", "--app-consistent", "0", "--interval", "15m")
-        demo.homeport("policy", "create", "bench", *policy)
-        first = _measured(
-            demo, link, "first copy", "protect", MACHINE, "--from", HOME, "--to", AWAY, "--policy", "bench"
-        )
-        with NbdClient(str(machine / "run/disks.sock"), "disk0") as client, days[1].open("rb") as day2:
+    def make_disk(path: Path) -> None:
+        part_of(days[0], path, days[0].stat().st_size)
+
+    with sites_apart(link, networks, folder, make_disk, "15m") as apart:
+        first = _measured(apart, link, "first copy", apart.protect)
+        with apart.client() as client, days[1].open("rb") as day2:
             for offset, length in changed:
                 day2.seek(offset)
                 client.write(offset, day2.read(length))
             client.flush()
-        return [first, _measured(demo, link, "changes", "point", MACHINE)]
-    finally:
-        kill(list(networks.namespaces.values()))
+        return [first, _measured(apart, link, "changes", apart.point)]
 
 
-def _measured(demo: Sites, link: str, work: str, *words: str) -> Copied:
-    before, crossed, began = _cpu(demo), demo.crossed(), time.monotonic()
-    demo.homeport(*words)
+def _measured(apart: Apart, link: str, work: str, do: Callable[[], None]) -> Copied:
+    before, crossed, began = apart.cpu(), apart.demo.crossed(), time.monotonic()
+    do()
     seconds = time.monotonic() - began
-    after = _cpu(demo)
+    after = apart.cpu()
     cpu = {name: after[name] - before[name] for name in after}
-    return Copied(link, work, "homeport", seconds, cpu, demo.crossed() - crossed)
-
-
-def _cpu(demo: Sites) -> dict[str, float]:
-    used = {name: cpu_of(process.pid) for name, process in demo.servers.running.items()}
-    source = demo.site_folder(HOME) / MACHINE / "run/qemu.pid"
-    return {**used, "source": cpu_of(int(source.read_text()))}
+    return Copied(link, work, "homeport", seconds, cpu, apart.demo.crossed() - crossed)
 
 
 def _show(console: Console, copied: list[Copied], limits: dict[str, float], allocated: int) -> None:

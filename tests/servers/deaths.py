@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Container
@@ -13,16 +14,18 @@ from typing import Any
 
 
 class Steps:
-    """Counts steps; the ``fatal``-th one is the last."""
+    """Counts steps, of all threads; the ``fatal``-th one is the last."""
 
     def __init__(self, fatal: int) -> None:
         self.fatal = fatal
         self.count = 0
+        self._lock = threading.Lock()
 
     def tick(self) -> None:
-        self.count += 1
-        if self.count == self.fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
+        with self._lock:
+            self.count += 1
+            if self.count == self.fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def around(self, owner: Any, name: str, only: Container[int] = range(1 << 30)) -> None:
         """A step before and one after each call of ``owner.name`` (those calls ``only``, counted from 1). For a process

@@ -113,6 +113,7 @@ class Rig:
             client = self.daemon.disk(disk)
             for offset in range(0, len(data), MiB):
                 client.write(offset, data[offset : offset + MiB])
+            client.flush()
             client.close()
 
     def disks(self) -> Content:

@@ -20,6 +20,7 @@ from homeport.domain.points import Consistency, PointId
 from homeport.domain.process_servers import Room
 from homeport.domain.units import BLOCK, KiB
 from homeport.servers import cycle as cycles
+from homeport.servers import first_copy as first_copies
 from homeport.servers import replication as replications
 from homeport.servers.cache_room import CacheRoom
 from homeport.servers.crossing import Crossing
@@ -279,23 +280,22 @@ def test_a_loop_that_ends_does_not_ship_the_rest_of_a_large_point_first(
     monkeypatch.setattr(segment, "TARGET", 64 * KiB)
     spool = rig.cache / "spool" / rig.spec.timeline
     begun, go_on, put = threading.Event(), threading.Event(), rig.objects.put
-    numbers: list[int] = []
 
     def slowly(key: str, data: bytes, **more: Any) -> None:
-        waiting = [SpooledPoint(path.parent) for path in sorted(spool.glob("*/complete"))]
-        if waiting and len(waiting[0].segments) > 1 and key == waiting[0].segments[0][0].key(KEYS.machine):
-            numbers.append(waiting[0].point.number)
+        if "/segment/" in key and not begun.is_set():
             begun.set()
             go_on.wait(30)
         put(key, data, **more)
 
     replication.renew({"interval": 3600.0})
     replication.take_point(Consistency.CRASH, ("before",), 30)
+    before = sum("/segment/" in key for key, _ in rig.objects.list(""))
     monkeypatch.setattr(rig.objects, "put", slowly)
     rig.fill({disk: os.urandom(MiB) for disk in DISKS})
     replication.resync()  # at once
     assert begun.wait(30)
-    number = numbers[0]
+    until(lambda: list(spool.glob("*/complete")))
+    number = SpooledPoint(next(spool.glob("*/complete")).parent).point.number
     assert not replication.stop(0)
     monkeypatch.setattr(rig.objects, "put", put)
     go_on.set()
@@ -303,6 +303,7 @@ def test_a_loop_that_ends_does_not_ship_the_rest_of_a_large_point_first(
     head = rig.store.head(rig.spec.timeline)
     assert head is not None
     assert head.number < number
+    assert sum("/segment/" in key for key, _ in rig.objects.list("")) < before + 10, "of more than thirty"
     loop()
     until(lambda: (rig.store.head(rig.spec.timeline) or head).number >= number)
     rig.check(newest=1)
@@ -690,9 +691,61 @@ def test_zeroes_and_rewrites_of_the_same_cost_nothing(rig: Rig) -> None:
 
 
 def test_parts_cover_holes_without_reading_them(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cycles, "PART", 256 * KiB)
+    monkeypatch.setattr(first_copies, "PART", 256 * KiB)
     cycle = rig.cycle()
     cycle.first_copy()
     parts = {part.disk: part.ranges for part in rig.store.writer(rig.spec.timeline, "other").parts()}
     assert parts == dict.fromkeys(DISKS, Extents.of([(0, MiB)]))
+    cycle.close()
+
+
+def in_the_background(work: Callable[[], Any]) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_parts_are_read_while_others_are_shipped_and_no_more_than_a_few(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_copies, "PART", 128 * KiB)
+    cycle = rig.cycle()
+    rig.objects.answers.clear()
+    copying = in_the_background(cycle.first_copy)
+    waiting = rig.cache / "part"
+    until(lambda: len(list(waiting.glob("*/*/complete"))) == first_copies.IN_FLIGHT + 1)
+    time.sleep(0.2)
+    assert len(list(waiting.glob("*/*/complete"))) == first_copies.IN_FLIGHT + 1
+    assert not [key for key, _ in rig.objects.list("") if "/part/" in key]
+    rig.objects.answers.set()
+    copying.join(30)
+    parts = dict(rig.store.writer(rig.spec.timeline, "other").part_records())
+    starts = [part.index_disks()[0] for _, part in sorted(parts.items())]
+    assert starts == ["disk0"] * 8 + ["disk1"] * 8, "in the order in which they were read"
+    assert not list(waiting.glob("*/*"))
+    cycle.close()
+
+
+def test_a_first_copy_waits_for_room_where_its_own_parts_take_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tight(CacheRoom):
+        def look(self) -> Room:
+            return Room(19 if list(rig.cache.glob("part/*/*/complete")) else 20, 100)
+
+    monkeypatch.setattr(first_copies, "PART", 256 * KiB)
+    rig.room = Tight(rig.cache)
+    started(rig).close()
+    rig.check()
+
+
+def test_segments_are_in_the_store_before_their_point_is_published_and_not_sent_again(rig: Rig) -> None:
+    cycle = started(rig)
+    rig.write_at("disk0", 0, os.urandom(MiB))
+    sent = rig.objects.sent
+    rig.take(cycle)
+    until(lambda: rig.objects.sent - sent > MiB)
+    assert rig.store.head(rig.spec.timeline) == PointId(rig.spec.timeline, 1), "nothing of it counts yet"
+    cycle.ship()
+    assert rig.objects.sent - sent < MiB + 64 * KiB
+    assert rig.objects.again == 0
+    rig.check()
     cycle.close()

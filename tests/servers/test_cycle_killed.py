@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Container
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from storage_daemon import StorageDaemon
 
 from homeport.domain.units import BLOCK, KiB
 from homeport.servers import cycle as cycles
+from homeport.servers import first_copy as first_copies
 from homeport.servers.digest_file import DigestFile
 from homeport.sources.qemu import QemuSource
+from homeport.sources.qemu_view import QemuDiskView
 from homeport.store.builder import PointBuilder
 from homeport.store.spool import SpooledPoint
 from homeport.store.writer import Writer
@@ -88,7 +92,7 @@ def first_copy(rig: Rig, steps: Steps) -> None:
 def test_a_first_copy_killed_at_any_step_is_resumed(
     daemon: StorageDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cycles, "PART", 512 * KiB)
+    monkeypatch.setattr(first_copies, "PART", 512 * KiB)
     fatal, killed = 1, True
     while killed:
         rig = Rig(daemon, tmp_path / str(fatal))
@@ -112,7 +116,7 @@ def test_a_first_copy_killed_at_any_step_is_resumed(
 def test_a_kill_while_a_part_is_published_sends_no_more_than_that_part_again(
     daemon: StorageDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cycles, "PART", 256 * KiB)
+    monkeypatch.setattr(first_copies, "PART", 256 * KiB)
     rig = Rig(daemon, tmp_path)
     rig.write_at("disk0", 0, os.urandom(2 * MiB))
 
@@ -131,10 +135,51 @@ def test_a_kill_while_a_part_is_published_sends_no_more_than_that_part_again(
     rig.check()
 
 
+def test_parts_that_waited_in_the_cache_at_a_kill_are_shipped_and_not_read_again(
+    daemon: StorageDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_copies, "PART", 256 * KiB)
+    rig = Rig(daemon, tmp_path)
+    rig.write_at("disk0", 0, os.urandom(2 * MiB))
+    waiting = rig.cache / "part"
+
+    def cut_off(steps: Steps) -> None:
+        put = FolderObjects.put
+
+        def put_or_die(objects: FolderObjects, key: str, data: bytes, **more: Any) -> None:
+            if "/part/" in key:  # the first part's record: it isn't there yet
+                while len(list(waiting.glob("*/*/complete"))) < first_copies.IN_FLIGHT + 1:
+                    time.sleep(0.01)
+                steps.tick()
+            put(objects, key, data, **more)
+
+        FolderObjects.put = put_or_die  # type: ignore[method-assign]
+        rig.cycle().first_copy()
+
+    assert dies(cut_off, 1)
+    rig.write_at("disk0", 0, os.urandom(BLOCK))  # tracked
+    read: list[int] = []
+    read_ranges = QemuDiskView.read_ranges
+
+    def counted(view: QemuDiskView, ranges: list[tuple[int, memoryview]]) -> None:
+        read.extend(len(buffer) for _, buffer in ranges if view.id == "disk0")
+        read_ranges(view, ranges)
+
+    monkeypatch.setattr(QemuDiskView, "read_ranges", counted)
+    cycle = rig.cycle()
+    cycle.first_copy()
+    assert sum(read) == 2 * MiB - (first_copies.IN_FLIGHT + 1) * 256 * KiB
+    taken = rig.take(cycle)
+    assert taken.logical_bytes == BLOCK
+    cycle.ship()
+    cycle.close()
+    rig.check()
+
+
 def test_a_tracker_lost_during_the_first_copy_and_again_a_kill_miss_nothing(
     daemon: StorageDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cycles, "PART", 256 * KiB)
+    monkeypatch.setattr(first_copies, "PART", 256 * KiB)
 
     def half(rig: Rig, steps: Steps) -> None:
         steps.around(Writer, "publish_part")

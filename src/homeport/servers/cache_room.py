@@ -42,6 +42,11 @@ class CacheRoom:
                 self._seen = (time.monotonic(), self._measure())
             return self._seen[1]
 
+    def changed(self) -> None:
+        """Something of it was removed: the next look is a fresh one."""
+        with self._lock:
+            self._seen = None
+
     def require(self, backlog: int = 0) -> None:
         """Raises :class:`CacheFull` where no point should be begun. ``backlog``: points that wait."""
         room = self.look()

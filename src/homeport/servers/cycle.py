@@ -21,10 +21,11 @@ import structlog
 
 from homeport.domain.extents import Extents
 from homeport.domain.points import Consistency, PointId, PointInfo
-from homeport.domain.units import BLOCK, MiB
+from homeport.domain.units import BLOCK
 from homeport.servers.cache_room import CacheFull, CacheRoom
 from homeport.servers.difference import Base, Difference, FileBase, PointBase, differing_regions, mismatches
 from homeport.servers.digest_file import UNKNOWN, DigestFile, Digests, known
+from homeport.servers.first_copy import FirstCopy, Look, of_parts
 from homeport.servers.group_barrier import Attendance
 from homeport.servers.replication_spec import ReplicationSpec
 from homeport.sources.interface import DiskView, Knowledge, PointView, Source
@@ -34,21 +35,12 @@ from homeport.store.errors import Corrupt, PointNotFound, StoreUnavailable
 from homeport.store.reader import PointReader
 from homeport.store.spool import SpooledPoint, spooled_points
 from homeport.store.timeline import MachineStore
-from homeport.store.writer import UPLOADS, Progress
+from homeport.store.uploads import Progress
+from homeport.store.writer import UPLOADS
 
 log = structlog.get_logger(__name__)
 
-PART = 256 * MiB
-"""A first copy is published in hidden parts of this many bytes: what is sent again after a crash at most."""
-
-PARTS = "parts"
-"""What a digest file says while it follows the parts of a first copy; followed by the tracker's incarnation where that
-tracker has known of every change since each part was copied."""
-
 SAMPLED_BLOCKS = 64
-
-Look = Callable[[str, int, int], None]
-"""Told (phase, bytes done, bytes in all); raises to stop."""
 
 
 @dataclass
@@ -103,6 +95,8 @@ class Cycle:
         self._incarnation: str | None = None
         self._pending = self._still_ours(spooled_points(self._spool))
         self._head = self._pending[-1].point if self._pending else store.head(spec.timeline)
+        if self._head is not None:
+            shutil.rmtree(cache / "part", ignore_errors=True)  # of a first copy that another process server finished
         source.recover([spooled.point for spooled in self._pending])
 
     @property
@@ -137,6 +131,7 @@ class Cycle:
         for file in self._files.values():
             file.close()
         self._files.clear()
+        self._writer.close()
         self._source.close()
 
     def _still_ours(self, spooled: list[SpooledPoint]) -> list[SpooledPoint]:
@@ -200,78 +195,12 @@ class Cycle:
 
     def first_copy(self) -> None:
         """Copy all disks live, in hidden parts; resumable while the tracker lives. The first point is what changed
-        meanwhile."""
-        seed = PointId(self._spec.timeline, 0)
-        if seed not in self._source.tracked():
-            self._source.track(seed)
-        incarnation = self._source.tracked()[seed]
-        parts = {part.disk: part.ranges for part in self._writer.parts()}
-        view = self._source.live()
-        plan = [(disk, self._allocated(disk)) for disk in view.disks]
-        done = [0, sum(allocated.total for _, allocated in plan)]
-
-        def progress(count: int) -> None:
-            done[0] += count
-            self._look("seeding", min(done[0], done[1]), done[1])
-
-        for disk, allocated in plan:
-            file = self._file(disk)
-            copied, label = self._copied(disk, file, parts.get(disk.id), incarnation)
-            progress(copied.intersect(allocated).total)
-            for offset, length in Extents.whole(disk.size).subtract(copied).pieces(PART):
-                self._part(view, disk, file, Extents.of([(offset, length)]), allocated, progress, label)
-            file.validate(_copied_under(incarnation))
-        self._incarnation = incarnation
-
-    def _copied(self, disk: DiskView, file: DigestFile, parts: Extents | None, incarnation: str) -> tuple[Extents, str]:
-        """What of a disk needn't be looked at again, and what its digest file says until all of it has been."""
-        label = file.valid_for
-        if parts is None:  # nothing of this disk is in the store
-            file.reset(0)
-            label = _copied_under(incarnation)
-        elif not _of_parts(label):
-            file.reset(UNKNOWN)
-            label = PARTS
-        elif label == _copied_under(incarnation):
-            unsure = Extents.of_blocks(np.flatnonzero(~known(file.digests)), BLOCK, disk.size)
-            return parts.subtract(unsure), label
-        else:
-            # Copied under a tracker that was lost: anything may have changed since. The digests still tell what the
-            # store holds; only when all was compared may the new tracker be relied on.
-            label = PARTS
-        file.validate(label)
-        return Extents(), label
-
-    def _part(
-        self,
-        view: PointView,
-        disk: DiskView,
-        file: DigestFile,
-        window: Extents,
-        allocated: Extents,
-        progress: Callable[[int], None],
-        label: str,
-    ) -> None:
-        self._room.require()
-        folder = self._cache / "part"
-        shutil.rmtree(folder, ignore_errors=True)
-        builder = self._writer.builder(0, folder, None)
-        inside = allocated.intersect(window)
-        base = FileBase(file.digests)
-        try:
-            Difference(disk, self._spec.keys, builder, base, progress).ship(inside)
-            Difference(disk, self._spec.keys, builder, base).ship(window.subtract(inside), Extents())
-            spooled = self._finish(builder, view, self._machine())
-        except BaseException:
-            builder.discard()
-            raise
-        changes = spooled.changed_digests().get(disk.id)
-        if changes is not None:
-            numbers, digests = changes
-            file.update((numbers, np.full_like(digests, UNKNOWN)), label)  # until the part is known to be published
-            self._writer.publish_part(spooled, self._shipped)
-            file.update(changes, label)
-        spooled.remove()
+        meanwhile. Raises CacheFull, StoreUnavailable, SourceError."""
+        copy = FirstCopy(
+            self._spec, self._source, self._writer, self._cache / "part", self._room, self._file,
+            self._machine, self._look, self._shipped,
+        )  # fmt: skip
+        self._incarnation = copy.run()
 
     # ── points ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -359,7 +288,7 @@ class Cycle:
         tags: tuple[str, ...],
         group: str | None,
     ) -> tuple[SpooledPoint, dict[str, str], dict[str, Digests]]:
-        builder = self._writer.builder(view.point.number, self._spool, head)
+        builder = self._writer.builder(view.point.number, self._spool, head, early=True)
         found_by: dict[str, str] = {}
         complete: dict[str, Digests] = {}
         try:
@@ -382,7 +311,7 @@ class Cycle:
         complete: dict[str, Digests],
     ) -> str:
         file = self._file(disk)
-        valid = file.valid_for == str(head) if head else _of_parts(file.valid_for)
+        valid = file.valid_for == str(head) if head else of_parts(file.valid_for)
         if not valid:
             file.invalidate()  # it may bear the name of the very point that is taken now, from an attempt that was lost
         if self._is_new(disk, head, reader):
@@ -556,11 +485,3 @@ def _no_space(error: BaseException) -> bool:
     """While a point is built only the cache is written to."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return full or (isinstance(error, StoreUnavailable) and error.code == "store.full")
-
-
-def _copied_under(incarnation: str) -> str:
-    return f"{PARTS} {incarnation}"
-
-
-def _of_parts(valid_for: str | None) -> bool:
-    return valid_for is not None and valid_for.split(" ")[0] == PARTS

@@ -1,9 +1,9 @@
 """Finding what differs between a disk's view and what the store holds, and shipping only that.
 
 Every way of replicating is this one walk: a first copy compares with a disk of zeroes, a delta compares the changed
-extents with the digests of the last point, a resync compares everything. It reads in pieces of 1 MiB, digests each
-16 KiB block, and hands runs of differing blocks to the point's builder; hashing, compression and encryption release
-the interpreter's lock, so two threads use two cores.
+extents with the digests of the last point, a resync compares everything. It reads about 1 MiB at a time, in one piece
+or in many small ones, digests each 16 KiB block, and hands runs of differing blocks to the point's builder; hashing,
+compression and encryption release the interpreter's lock, so two threads use two cores.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from homeport.domain.buffers import buffer as new_buffer
 from homeport.domain.extents import Extents
 from homeport.domain.units import BLOCK, BLOCKS_PER_REGION, MiB
 from homeport.servers.digest_file import Digests, known
-from homeport.sources.interface import DiskView
-from homeport.store.builder import PointBuilder
+from homeport.sources.interface import DiskView, ReadsRanges
+from homeport.store.builder import PointBuilder, Run
 from homeport.store.digests import PointDigests, block_digests, region_digests
 from homeport.store.keys import MachineKey
 
 PIECE = MiB
+RANGES = 64
+"""Pieces that are read and compared in one go, at most."""
 THREADS = 2
 
 Progress = Callable[[int], None]
@@ -115,21 +117,37 @@ class Difference:
         aligned = candidates.align(BLOCK, self._view.size)
         holes = Extents() if allocated is None else aligned.subtract(allocated.align(BLOCK, self._view.size))
         _in_threads(self._hole, holes.pieces(64 * PIECE))
-        _in_threads(self._piece, aligned.subtract(holes).pieces(PIECE))
+        _in_threads(self._pieces, _batches(aligned.subtract(holes).pieces(PIECE)))
 
-    def _piece(self, offset: int, length: int) -> None:
-        buffer = new_buffer(length)
-        self._view.read_into(offset, buffer)
+    def _pieces(self, *pieces: tuple[int, int]) -> None:
+        """(offset, length) of each, ascending. Only the disk's last block is a broken one, and it comes last: so one
+        after another in one buffer, blocks stay blocks."""
+        buffer = new_buffer(sum(length for _, length in pieces))
+        ranges, start = [], 0
+        for offset, length in pieces:
+            ranges.append((offset, buffer[start : start + length]))
+            start += length
+        if isinstance(self._view, ReadsRanges):
+            self._view.read_ranges(ranges)
+        else:
+            for offset, part in ranges:
+                self._view.read_into(offset, part)
         digests = block_digests(self._keys, buffer)
-        first = offset // BLOCK
-        held = np.array(self._base.digests(first, len(digests)))
-        self._seen(first, digests)
-        for start, end in _runs((digests != held).any(axis=1)):
-            self._builder.write(
-                self._view.id, offset + start * BLOCK, buffer[start * BLOCK : end * BLOCK], digests[start:end]
-            )
-            self._count(shipped=min(end * BLOCK, length) - start * BLOCK)
-        self._count(looked_at=length)
+        held = np.concatenate([self._base.digests(offset // BLOCK, -(-length // BLOCK)) for offset, length in pieces])
+        differs = (digests.view(np.uint64) != held.view(np.uint64)).any(axis=1)
+        runs: list[Run] = []
+        shipped = block = 0
+        for offset, part in ranges:
+            count = -(-len(part) // BLOCK)
+            self._seen(offset // BLOCK, digests[block : block + count])
+            for start, end in _runs(differs[block : block + count]):
+                data = part[start * BLOCK : end * BLOCK]
+                runs.append((offset + start * BLOCK, data, digests[block + start : block + end].tobytes()))
+                shipped += len(data)
+            block += count
+        if runs:
+            self._builder.write_runs(self._view.id, runs)
+        self._count(looked_at=len(buffer), shipped=shipped)
 
     def _hole(self, offset: int, length: int) -> None:
         first = offset // BLOCK
@@ -193,13 +211,30 @@ def mismatches(view: DiskView, keys: MachineKey, base: Base, blocks: Iterable[in
     return wrong
 
 
+def _batches(pieces: Iterator[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], ...]]:
+    """About PIECE bytes each."""
+    batch: list[tuple[int, int]] = []
+    total = 0
+    for offset, length in pieces:
+        if batch and (total + length > PIECE or len(batch) == RANGES):
+            yield tuple(batch)
+            batch, total = [], 0
+        batch.append((offset, length))
+        total += length
+    if batch:
+        yield tuple(batch)
+
+
 def _runs(flags: Any) -> Iterator[tuple[int, int]]:
     """``[start, end)`` of each run of True."""
+    if flags.all():
+        yield 0, len(flags)
+        return
     edges = np.flatnonzero(np.diff(np.concatenate(([False], flags, [False]))))
     yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
 
-def _in_threads(work: Callable[[int, int], None], pieces: Iterator[tuple[int, int]]) -> None:
+def _in_threads(work: Callable[..., None], pieces: Iterator[tuple[Any, ...]]) -> None:
     """Two workers draw pieces; the first error stops both and is raised."""
     lock = threading.Lock()
     stop = threading.Event()

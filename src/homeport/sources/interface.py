@@ -12,11 +12,11 @@ not the one asked for means ``unknown``: compare digests.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from homeport.domain.extents import Extents
 from homeport.domain.points import Consistency, PointId
@@ -50,6 +50,14 @@ class DiskView(Protocol):
 
     def allocated(self) -> Extents:
         """What may hold data; the rest reads as zeroes for certain (holes are skipped at a first copy)."""
+
+
+@runtime_checkable
+class ReadsRanges(Protocol):
+    """A :class:`DiskView` that reads many small places at less than a round trip each."""
+
+    def read_ranges(self, ranges: Sequence[tuple[int, memoryview]]) -> None:
+        """Fill each buffer from its byte offset: ascending, no byte twice. Raises :class:`ViewBroken`."""
 
 
 @dataclass(frozen=True)

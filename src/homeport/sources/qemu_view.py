@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +39,10 @@ class QemuDiskView:
     def read_into(self, offset: int, buffer: memoryview) -> None:
         with self._told():
             self._pool.read_into(offset, buffer)
+
+    def read_ranges(self, ranges: Sequence[tuple[int, memoryview]]) -> None:
+        with self._told(), self._pool.client() as client:
+            client.read_ranges(ranges)
 
     def allocated(self) -> Extents:
         with self._told():
@@ -112,6 +116,14 @@ class InstantView(QemuDiskView):
             if head < len(view):
                 client.read_into(offset + head, view[head:])
 
+    def read_ranges(self, ranges: Sequence[tuple[int, memoryview]]) -> None:
+        if not ranges:
+            return
+        end = ranges[-1][0] + len(ranges[-1][1])
+        with self._told(), self._alone(ranges[0][0], end), self._pool.client() as client:
+            for wave in _waves(ranges):
+                client.read_ranges(wave)
+
     def allocated(self) -> Extents:
         # A hole of now that was data at the instant was written since, and is marked as that: so look at holes first.
         with self._alone(0, self.size):
@@ -140,3 +152,21 @@ class InstantView(QemuDiskView):
             with self._turn:
                 del self._readers[ticket]
                 self._turn.notify_all()
+
+
+def _waves(ranges: Sequence[tuple[int, memoryview]]) -> Iterator[list[tuple[int, memoryview]]]:
+    """What may be asked for at once: nothing that crosses a cluster's boundary, and no two of one cluster."""
+    wave: list[tuple[int, memoryview]] = []
+    last = -1
+    for offset, buffer in ranges:
+        view = buffer.cast("B")
+        while view:
+            cluster = offset // CLUSTER
+            if cluster == last:
+                yield wave
+                wave = []
+            last = cluster
+            length = min(len(view), (cluster + 1) * CLUSTER - offset)
+            wave.append((offset, view[:length]))
+            offset, view = offset + length, view[length:]
+    yield wave

@@ -68,6 +68,7 @@ class PointBuilder:
         parent_sha256: Callable[[], str | None],
         parts: Callable[[], list[tuple[int, Record]]],
         upload: Upload | None = None,
+        told: Upload | None = None,
     ) -> None:
         self.point = point
         self.parent = parent
@@ -78,7 +79,7 @@ class PointBuilder:
         self._parent_sha256 = parent_sha256
         self._parts = parts
         self._direct = upload is not None
-        self._finishing = Finishing(upload)
+        self._finishing = Finishing(upload, told=told)
         self._lock = threading.Lock()
         self._rows: dict[str, array[int]] = {}
         self._short: dict[str, set[int]] = {}

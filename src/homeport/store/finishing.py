@@ -19,10 +19,12 @@ Upload = Callable[[Segment, Path], None]
 
 
 class Finishing:
-    """Thread-safe. ``upload``: called with each finished segment and its file, which is deleted after it."""
+    """Thread-safe. ``upload``: called with each finished segment and its file, which is deleted after it. ``told``:
+    called with them too; the file stays."""
 
-    def __init__(self, upload: Upload | None = None, in_flight: int = IN_FLIGHT) -> None:
+    def __init__(self, upload: Upload | None = None, in_flight: int = IN_FLIGHT, *, told: Upload | None = None) -> None:
         self._upload = upload
+        self._told = told
         self._free = threading.BoundedSemaphore(in_flight)
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
@@ -50,6 +52,8 @@ class Finishing:
         if self._upload is not None:
             self._upload(segment.segment, segment.path)
             segment.let_go()
+        elif self._told is not None:
+            self._told(segment.segment, segment.path)
 
     def check(self) -> None:
         """Raises the first error."""

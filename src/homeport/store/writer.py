@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,14 +19,16 @@ from homeport.store.names import Segment
 from homeport.store.records import Record, all_rows
 from homeport.store.segment import FOOTER_SIZE, HEADER_SIZE
 from homeport.store.spool import BuiltPoint, SpooledPoint, folder_name
+from homeport.store.uploads import Progress, Uploads
 
 if TYPE_CHECKING:
     from homeport.store.timeline import MachineStore
 
 log = get_logger(__name__)
-Progress = Callable[[int, int], None]
 UPLOADS = 4
 """Segments of a point that are uploaded at once, unless told otherwise."""
+_AT_ONCE = 8
+"""Records of parts fetched at once."""
 Finished = SpooledPoint | BuiltPoint
 """A point that only has to be published: what :meth:`PointBuilder.finish` and ``finish_uploaded`` return."""
 
@@ -45,7 +45,7 @@ class Writer:
     """Made by :meth:`homeport.store.timeline.MachineStore.writer`. One thread publishes; builders may be many."""
 
     def __init__(self, store: MachineStore, timeline: str, epoch: int, owner: str, uploads: int = UPLOADS) -> None:
-        self._uploads = uploads
+        self._uploads = Uploads(self._put_segment, uploads)
         self.timeline = timeline
         self.epoch = epoch
         self.owner = owner
@@ -55,6 +55,8 @@ class Writer:
         self._seqs = itertools.count(1)
         self._builders = itertools.count(1)
         self._hashes: dict[PointId, str] = {}
+        self._parts: dict[int, str] = {}
+        """Of the parts of a first copy, as far as they were looked at, what tells one attempt from another."""
         self._has_points = store.last_point(timeline) is not None
 
     def check(self) -> None:
@@ -68,15 +70,22 @@ class Writer:
         if newest < self.epoch:
             raise Fenced(f"timeline {self.timeline} is gone, or its store was set back")
 
+    def close(self) -> None:
+        """Nothing is on its way any more when this returns."""
+        self._uploads.close()
+
     # -- building ------------------------------------------------------------------------------------------------------
 
-    def builder(self, number: int, spool: Path, parent: PointId | None, *, upload: bool = False) -> PointBuilder:
+    def builder(
+        self, number: int, spool: Path, parent: PointId | None, *, upload: bool = False, early: bool = False
+    ) -> PointBuilder:
         """Begin point ``number``, in a folder of its own within ``spool``.
 
         ``parent``: the point that it changes, in the store or complete in the same spool; None: it begins from nothing.
         Number 0 is for parts of a first copy (see :meth:`publish_part`) and for a whole import; the first point after
         parts is number 1 with the parent None, and takes all parts in. ``upload``: segments go into the store while
         others are being built (end with ``finish_uploaded``), instead of waiting in the spool for :meth:`publish`.
+        ``early``: they wait there, and are on their way meanwhile, behind those of what was built before.
         """
         if number < 0 or (parent is not None and parent.timeline == self.timeline and number != parent.number + 1):
             raise ValueError(f"point {number} can't follow {parent}")
@@ -93,6 +102,7 @@ class Writer:
             parent_sha256=lambda: self._sha256(parent, spool) if parent else None,
             parts=lambda: self._foldable(point, parent),
             upload=self._put_segment if upload else None,
+            told=self._uploads.begin if early else None,
         )
 
     def _sha256(self, point: PointId, spool: Path | None) -> str:
@@ -116,10 +126,17 @@ class Writer:
     def part_records(self) -> list[tuple[int, Record]]:
         """The parts of the first copy that are there, the oldest first, each with its number."""
         numbers = layout.part_numbers(self._objects, self._machine, self.timeline)
-        return [
-            (number, self._store.record(names.part(self._machine, self.timeline, number), sealed.PART))
-            for number in numbers
-        ]
+        found = self._part_records(numbers)
+        return [(number, found[number]) for number in numbers]
+
+    def _part_records(self, numbers: list[int]) -> dict[int, Record]:
+        found: dict[int, Record] = {}
+
+        def fetch(number: int) -> None:
+            found[number] = self._store.record(names.part(self._machine, self.timeline, number), sealed.PART)
+
+        share_out(numbers, fetch, min(_AT_ONCE, 1 + len(numbers) // _AT_ONCE))
+        return found
 
     # -- publishing ----------------------------------------------------------------------------------------------------
 
@@ -184,20 +201,9 @@ class Writer:
 
     def _upload(self, spooled: Finished, progress: Progress | None) -> None:
         """What isn't there yet: segments, several at a time, then digest maps."""
-        total = sum(size for _, size in spooled.waiting)
-        lock = threading.Lock()
-        done = 0
-
-        def put(item: tuple[Segment, int]) -> None:
-            nonlocal done
-            segment, size = item
-            self._put_segment(segment, spooled.file(segment.file))
-            if progress is not None:
-                with lock:
-                    done += size
-                    progress(done, total)
-
-        share_out(spooled.waiting, put, min(self._uploads, len(spooled.waiting)))
+        self._uploads.finish(
+            [(segment, size, spooled.file(segment.file)) for segment, size in spooled.waiting], progress
+        )
         for number, disk in enumerate(spooled.digest_maps):
             key = names.digests(self._machine, spooled.point, disk)
             # A map left by another attempt at this number would describe another content.
@@ -258,17 +264,20 @@ class Writer:
         old = sealed.open_bytes(keys.key, keys.vault, names.point(self._machine, spooled.point), sealed.POINT, data)
         if old.head["folds"]:
             raise ValueError("a part can't take in other parts: build it as number 0")
-        parts = self.part_records()
-        if any(part.head["built"] == old.head["built"] for _, part in parts):
+        numbers = layout.part_numbers(self._objects, self._machine, self.timeline)
+        fresh = self._part_records([number for number in numbers if number not in self._parts])
+        self._parts |= {number: record.head["built"] for number, record in fresh.items()}
+        if old.head["built"] in (self._parts[number] for number in numbers):
             return
         if self._store.last_point(self.timeline) is not None:
             raise Fenced(f"timeline {self.timeline} has points already: its first copy is over")
         self._upload(spooled, progress)
-        number = max((number for number, _ in parts), default=0) + 1
+        number = max(numbers, default=0) + 1
         key = names.part(self._machine, self.timeline, number)
         sections = [old.section(section) for section in range(1, len(old.head["sections"]) + 1)]
         head = {**old.head, "kind": "part", "number": number}
         self._create(key, self._store.seal(key, sealed.PART, head, sections), f"part {number}")
+        self._parts[number] = old.head["built"]
         self.check()
 
     def parts(self) -> list[PartInfo]:

@@ -209,6 +209,20 @@ class NbdClient:
             _Request(wire.CMD_READ, offset + start, len(piece), into=piece) for start, piece in self._pieces(view)
         )
 
+    def read_ranges(self, ranges: Sequence[tuple[int, memoryview]]) -> None:
+        """Fill each buffer from its byte offset: several requests are in flight. As :meth:`read_into`."""
+        requests = []
+        for offset, buffer in ranges:
+            view = buffer.cast("B")
+            if offset % self.minimum_block or len(view) % self.minimum_block:
+                self.read_into(offset, view)
+                continue
+            self._check(offset, len(view))
+            requests += [
+                _Request(wire.CMD_READ, offset + start, len(piece), into=piece) for start, piece in self._pieces(view)
+            ]
+        self._run(requests)
+
     def read(self, offset: int, length: int) -> bytes:
         """``length`` bytes from byte ``offset``."""
         self._check(offset, length)
