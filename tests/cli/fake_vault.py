@@ -155,6 +155,17 @@ class FakeVault:
             }
         ]
     )
+    discovery: JSON = field(
+        default_factory=lambda: {
+            "last": (datetime.now(UTC) - timedelta(minutes=3)).isoformat(),
+            "tried": datetime.now(UTC).isoformat(),
+            "error": None,
+            "interval": 900.0,
+            "stale": False,
+            "why": None,
+        }
+    )
+    backed_up: bool = True
     findings: list[JSON] = field(default_factory=list)
     suggestions: list[JSON] = field(default_factory=list)
     """Of moving items to other process servers."""
@@ -294,9 +305,41 @@ def application(vault: FakeVault) -> FastAPI:
             "sites": {"home": {"due": "2026-11-21T04:00:00+00:00", "error": None}},
         }
 
+    @app.get("/v1/configuration-backups")
+    def configuration_backups(server: str | None = None) -> JSON:
+        made = {"site": "home", "server": "cs-home", "created": START.isoformat(), "size": 2048}
+        backups = [
+            {**made, "version": "0.1.0", "reason": "asked"},
+            {**made, "version": None, "reason": None},
+        ]
+        due = (START + timedelta(days=1)).isoformat()
+        schedule = {"site": "home", "server": "cs-home", "every": 86400, "last": START.isoformat(), "due": due}
+        return {"backups": backups if vault.backed_up else [], "schedules": [{**schedule, "overdue": False}], "keep": 7}
+
+    @app.delete("/v1/servers/{name}")
+    def remove_server(name: str, force: bool = False) -> JSON:
+        return {"removed": [{"name": name}], "left": [f"On the machine of {name} its state folder stays."]}
+
     @app.get("/v1/sites")
     def sites() -> JSON:
-        return {"sites": [{"name": "home", "provider": "qemu", "path": "/srv/home"}]}
+        return {"sites": [{"name": "home", "provider": "qemu", "path": "/srv/home", "discovery": vault.discovery}]}
+
+    @app.post("/v1/sites/{site}/refresh")
+    def refresh(site: str) -> JSON:
+        changes = [
+            {"field": "power", "before": "off", "after": "running"},
+            {
+                "field": "disks",
+                "before": [{"id": "disk0", "size": 1 << 30, "format": "raw"}],
+                "after": [{"id": "disk0", "size": 2 << 30, "format": "raw"}],
+            },
+        ]
+        return {
+            "site": {"name": site, "discovery": vault.discovery},
+            "new": [{"name": "new1", "uuid": "u3"}],
+            "gone": [{"name": "gone1", "uuid": "u4"}],
+            "changed": [{"name": "web1", "uuid": "u1", "changes": changes}],
+        }
 
     @app.post("/v1/sites", status_code=201)
     def add_site(body: JSON) -> JSON:
@@ -305,15 +348,17 @@ def application(vault: FakeVault) -> FastAPI:
     @app.get("/v1/sites/{site}")
     def get_site(site: str) -> JSON:
         facts = {"free_memory": 1 << 33, "cpus": 4}
-        return {"name": site, "provider": "qemu", "path": f"/srv/{site}", "store": None, "facts": facts}
+        shown = {"name": site, "provider": "qemu", "path": f"/srv/{site}", "store": None, "facts": facts}
+        return {**shown, "discovery": vault.discovery}
 
     @app.patch("/v1/sites/{site}")
     def set_site(site: str, body: JSON) -> JSON:
         return {"name": site, "provider": "qemu", "path": f"/srv/{site}", "connected": True, "facts": {}, **body}
 
     @app.delete("/v1/sites/{site}")
-    def remove_site(site: str) -> JSON:
-        return {"name": site, "provider": "qemu", "path": f"/srv/{site}"}
+    def remove_site(site: str, force: bool = False) -> JSON:
+        left = [f"The recovery store of site {site} stays as it is: s3://points."]
+        return {"name": site, "provider": "qemu", "path": f"/srv/{site}", "left": left if force else []}
 
     @app.post("/v1/sites/{site}/machines/{machine}/start")
     def start_machine(site: str, machine: str) -> JSON:
@@ -334,7 +379,8 @@ def application(vault: FakeVault) -> FastAPI:
                     "protectable": False,
                     **shared,
                 },
-            ]
+            ],
+            "discovery": vault.discovery,
         }
 
     @app.get("/v1/servers")

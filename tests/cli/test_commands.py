@@ -16,7 +16,10 @@ POINT = f"{TIMELINE}/2"
 LOOKS: list[tuple[list[str], set[str]]] = [
     (["site", "list"], {"sites"}),
     (["site", "add", "home", "--provider", "qemu", "--path", "/srv/home"], {"site"}),
-    (["machine", "list", "home"], {"machines"}),
+    (["machine", "list", "home"], {"machines", "discovery"}),
+    (["site", "refresh", "home"], {"refreshed"}),
+    (["server", "remove", "ps-1", "--yes"], {"removed", "left"}),
+    (["configuration-server", "backups"], {"backups", "schedules", "keep"}),
     (["machine", "start", "home", "web1"], {"machine"}),
     (["site", "show", "home"], {"site"}),
     (["site", "set", "home", "--store", "file:///srv/points"], {"site"}),

@@ -172,6 +172,44 @@ def test_a_site_is_removed_only_when_that_is_confirmed(homeport: Homeport, vault
     assert ("DELETE", "/v1/sites/home", None) not in vault.asked
     assert homeport("site", "remove", "home", "--yes").status == 0
     assert ("DELETE", "/v1/sites/home", None) in vault.asked
+    assert "recovery store of site home stays" in homeport("site", "remove", "home", "--force", "--yes").out
+    assert "state folder stays" in homeport("server", "remove", "ps-1", "--force", "--yes").out
+
+
+def test_the_last_discovery_is_shown_and_whether_it_may_be_believed(homeport: Homeport, vault: FakeVault) -> None:
+    looks = (("site", "list"), ("site", "show", "home"), ("machine", "list", "home"))
+    for look in looks:
+        out = homeport(*look).out
+        assert "3 min ago" in out
+        assert "stale" not in out
+    why = "The last discovery is more than two intervals ago."
+    vault.discovery |= {"stale": True, "why": why, "error": {"code": "x", "cause": "The hypervisor is busy."}}
+    for look in looks:
+        assert "3 min ago, stale" in homeport(*look).out
+    assert why in homeport("machine", "list", "home", "--no-refresh").out
+    shown = homeport("site", "show", "home").out
+    assert why in shown
+    assert "The last try failed: The hypervisor is busy." in shown
+    vault.discovery["last"] = None
+    assert "never, stale" in homeport("site", "list").out
+
+
+def test_a_refresh_says_what_is_new_gone_and_changed(homeport: Homeport, vault: FakeVault) -> None:
+    out = homeport("site", "refresh", "home").out
+    assert "Discovered home: 1 new, 1 gone, 1 changed." in out
+    assert "new: new1" in out
+    assert "gone: gone1" in out
+    assert "changed: web1: power: off → running" in out
+    assert "changed: web1: disks: disk0 1.0 GiB raw → disk0 2.0 GiB raw" in out
+
+
+def test_backups_of_configuration_servers_are_listed_with_their_schedule(homeport: Homeport, vault: FakeVault) -> None:
+    out = homeport("configuration-server", "backups").out
+    assert "asked for" in out
+    assert "2.0 KiB" in out
+    assert "cs-home of home: every 1 d and after a change; the next is due" in out
+    vault.backed_up = False
+    assert "No configuration server has handed over a backup yet." in homeport("configuration-server", "backups").out
 
 
 def test_a_sites_store_is_set_and_shown(homeport: Homeport, vault: FakeVault) -> None:

@@ -44,7 +44,8 @@ VOCABULARIES: dict[str, tuple[str, ...] | type[StrEnum]] = {
     "action": ("auto-commit", "auto-rollback"),
     "unit": ("d", "h", "min", "s"),
     "fact": ("Cpus", "Clock", "Free disk", "Free memory", "Host", "Received", "Total memory"),
-    "field": ("error", "warning", "note", "none", "any", "yes", "no", "off"),
+    "field": ("error", "warning", "note", "none", "any", "yes", "no", "off", "never"),
+    "change": ("name", "power", "memory", "cpus", "firmware", "guest agent", "disks", "nics", "obstacles"),
     "term": (
         "vault",
         "replicated item",

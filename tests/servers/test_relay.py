@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from homeport.domain.errors import HomeportError
-from homeport.servers.relay import GroupTogether, NoServer, NotAsked, Relay, ServerAway
+from homeport.servers.relay import GroupTogether, NoServer, NotAsked, Relay, ServerAway, ServerRemoved
 from homeport.servers.work.kinds import SWITCH, Duty, Part
 
 REPLICATE = Part(Duty.PROCESS_SERVER, "replicate")
@@ -278,6 +278,96 @@ def test_a_process_server_that_begins_anew_is_told_what_replicates_now(tmp_path:
     until(lambda: relay.take("ps", frozenset()))
     relay.answer("ps", "w.0", {"state": "done"})
     away.ended()
+
+
+def assigned(relay: Relay) -> dict[str, list[str]]:
+    return {each["name"]: each["items"] for each in relay.servers() if each["items"]}
+
+
+def given(relay: Relay, item: str, name: str, **more: Any) -> None:
+    """The item is replicated by ``name``."""
+    asked = Asked(relay, REPLICATE, item, item=item, process_server=name, **more)
+    until(lambda: relay.take(name, frozenset()))
+    relay.answer(name, item, {"state": "done"})
+    asked.ended()
+
+
+def test_a_removed_server_is_forgotten_and_its_items_go_to_another(tmp_path: Path) -> None:
+    news: list[str] = []
+    relay = Relay(tmp_path, lambda: news.append("news"))
+    hello(relay, "ps1", gateway={"url": "https://one:9443", "token": "t"})
+    hello(relay, "ps2")
+    hello(relay, "mt", Duty.MASTER_TARGET)
+    relay.resume([])
+    for name in ("ps1", "ps2"):
+        relay.take(name, frozenset())
+    given(relay, "i", "ps1")
+    given(relay, "j", "ps2")
+    assert assigned(relay) == {"ps1": ["i"], "ps2": ["j"]}
+    news.clear()
+    relay.settle(relay.known(), {"gone": ["ps1", "nobody"], "items": {"i": None, "j": None}})
+    assert news, "the vault is told who is left"
+    assert [each["name"] for each in relay.servers()] == ["mt", "ps2"]
+    assert relay.gateway() is None
+    (taken,) = relay.take("ps2", frozenset())
+    assert (taken["kind"], [each["item"] for each in taken["params"]["replications"]]) == ("resume", ["i", "j"])
+    assert assigned(relay) == {"ps2": ["i", "j"]}
+    with pytest.raises(NotAsked):
+        relay.take("ps1", frozenset())
+    again = Relay(tmp_path)
+    assert [each["name"] for each in again.servers()] == ["mt", "ps2"], "after a restart, too"
+    assert assigned(again) == {"ps2": ["i", "j"]}
+
+
+def test_what_a_removed_server_had_in_hand_fails_or_goes_on_without_it(tmp_path: Path) -> None:
+    relay = Relay(tmp_path)
+    hello(relay, "ps")
+    needed = Asked(relay, POINT, "a")
+    other = Asked(relay, Part(Duty.PROCESS_SERVER, "stop-replication", needed=False), "b")
+    until(lambda: len(relay._pieces) == 2)
+    relay.forget(["ps"])
+    assert isinstance(needed.ended().error, ServerRemoved)
+    assert other.ended().result == {}
+    with pytest.raises(NoServer):
+        relay.carry_out(POINT, {"item": "i"}, quiet, "c")
+
+
+def test_an_items_process_server_goes_when_the_item_is_forgotten_there(tmp_path: Path) -> None:
+    """Not before: where the configuration server dies in between, it is asked again, and must ask the same server."""
+    relay = Relay(tmp_path)
+    hello(relay, "ps1")
+    hello(relay, "ps2")
+    given(relay, "i", "ps2")
+    forget = Part(Duty.PROCESS_SERVER, "forget-replication", needed=False)
+    Asked(relay, forget, "gone")
+    until(lambda: relay.take("ps2", frozenset()))
+    relay.stop()
+    relay = Relay(tmp_path)
+    hello(relay, "ps1")
+    hello(relay, "ps2")
+    asked = Asked(relay, forget, "again")
+    assert [each["id"] for each in until(lambda: relay.take("ps2", frozenset()))] == ["again"]
+    assert assigned(relay) == {"ps2": ["i"]}
+    relay.answer("ps2", "again", {"state": "done"})
+    asked.ended()
+    assert assigned(relay) == assigned(Relay(tmp_path)) == {}
+
+
+def test_items_and_groups_that_the_vault_has_no_more_are_forgotten(tmp_path: Path) -> None:
+    relay = Relay(tmp_path)
+    hello(relay, "ps1")
+    hello(relay, "ps2")
+    given(relay, "i", "ps1", group="shop")
+    given(relay, "j", "ps2")
+    known = relay.known()
+    given(relay, "new", "ps2")  # after the vault was asked: it is not in its answer
+    relay.settle(known, {})
+    assert assigned(relay) == {"ps1": ["i"], "ps2": ["j", "new"]}, "a vault of an earlier version doesn't tell"
+    relay.settle(known, {"gone": [], "items": {"i": "shop"}})
+    assert assigned(relay) == {"ps1": ["i"], "ps2": ["new"]}
+    assert "group:shop" in relay.known()
+    relay.settle(relay.known(), {"gone": [], "items": {"new": None}})
+    assert relay.known() == {"new"}
 
 
 def test_the_members_of_a_group_have_one_process_server(tmp_path: Path) -> None:

@@ -102,6 +102,27 @@ def test_a_value_that_can_not_work_is_refused_and_named(tmp_path: Path, name: st
     assert str(file) in refused.value.cause
 
 
+def test_the_vault_may_have_several_instances_or_one(tmp_path: Path) -> None:
+    given = GIVEN[Role.CONFIGURATION_SERVER]
+    urls = ["https://a.example", "https://b.example:8443"]
+    for value, expected in ((urls, urls), (urls[0], urls[:1]), ("", []), ([], [])):
+        assert check_config(Role.CONFIGURATION_SERVER, {**given, "vault": value}).texts("vault") == expected
+    for value in ("a.example", [*urls, "http://c.example"], 5, [5]):
+        with pytest.raises(ConfigInvalid) as refused:
+            check_config(Role.CONFIGURATION_SERVER, {**given, "vault": value})
+        assert refused.value.details["setting"] == "vault"
+
+
+def test_how_often_a_site_is_discovered_is_a_setting() -> None:
+    given = GIVEN[Role.CONFIGURATION_SERVER]
+    assert check_config(Role.CONFIGURATION_SERVER, given).discovery == 15 * 60
+    assert check_config(Role.CONFIGURATION_SERVER, {**given, "discovery": 60}).discovery == 60
+    for value in (0, "15m"):
+        with pytest.raises(ConfigInvalid) as refused:
+            check_config(Role.CONFIGURATION_SERVER, {**given, "discovery": value})
+        assert refused.value.details["setting"] == "discovery"
+
+
 def test_a_folder_has_one_owner_until_its_process_ends(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from homeport.servers.serve.process import Lock\n"

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from homeport.domain.inventory import DISCOVERY_INTERVAL
 from homeport.servers import up
+from homeport.servers.discovery import Discovery
 from homeport.servers.link import Link
 
 
@@ -21,13 +23,21 @@ class FakeVault:
         return [dict(site) for site in self.known]
 
 
+class FakeWork(str):
+    """Known by its store."""
+
+    def discover(self) -> dict[str, Any]:
+        return {"machines": [], "facts": {}}
+
+
 class FakeServer:
     """A configuration server; all of them stand in ``made``."""
 
     made: list[FakeServer]
 
-    def __init__(self, name: str, link: Link, work: str, *, greet_every: float) -> None:
+    def __init__(self, name: str, link: Link, work: str, *, greet_every: float, discovery: Discovery) -> None:
         self.name = name
+        self.discovery = discovery
         self.store = work
         self.runs = False
         FakeServer.made.append(self)
@@ -47,7 +57,7 @@ def running() -> dict[str, str]:
 def vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeVault:
     FakeServer.made = []
     monkeypatch.setattr(up, "Worker", FakeServer)
-    monkeypatch.setattr(up, "SiteWork", lambda name, site, folder, objects, url: url)
+    monkeypatch.setattr(up, "SiteWork", lambda name, site, folder, objects, url: FakeWork(url))
     (tmp_path / "token").write_text("token")
     for name in ("home", "away", "points"):
         (tmp_path / name).mkdir()
@@ -63,6 +73,7 @@ def test_servers_follow_the_sites_and_their_stores(vault: FakeVault, tmp_path: P
     own = {name: (tmp_path / name / ".homeport" / "store").as_uri() for name in ("home", "away")}
     sites.reconcile()
     assert running() == own
+    assert {server.discovery.interval for server in FakeServer.made} == {DISCOVERY_INTERVAL}
     sites.reconcile()
     assert len(FakeServer.made) == 2
     away = vault.known[0]

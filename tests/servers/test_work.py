@@ -20,9 +20,10 @@ from homeport.domain.errors import HomeportError
 from homeport.domain.machines import Power
 from homeport.domain.points import PointId
 from homeport.domain.units import BLOCK, MiB
+from homeport.servers.relay import Relay
 from homeport.servers.site_facts import device_of
 from homeport.servers.work import NotReplicating, SiteWork, StaleWork
-from homeport.servers.work.kinds import PARTS
+from homeport.servers.work.kinds import PARTS, Duty
 from homeport.servers.work.process_server_work import ProcessServerWork
 from homeport.servers.work.site_context import Params, Progress, Result, SiteContext
 from homeport.servers.work.site_work import ServersHere
@@ -432,3 +433,27 @@ def test_the_drives_of_a_master_target_are_listed_with_what_keeps_them_from_rete
     own = device_of(place.own)
     mine = next(each for each in drives if device_of(Path(each["path"])) == own)
     assert mine["reason"].startswith("in use: "), "machines, cache and store lie there"
+
+
+def test_who_the_vault_no_longer_has_is_forgotten_with_its_answer_to_a_greeting(place: Place, tmp_path: Path) -> None:
+    relay = Relay(tmp_path)
+    for name in ("ps1", "ps2"):
+        relay.hello(name, Duty.PROCESS_SERVER, {"executor": "1"})
+    relay._assign({"i": "ps1", "j": "ps2"})
+    apart = SiteWork("a", place.site, place.own, place.objects, (place.own / "store").as_uri(), relay)
+    told: list[dict[str, Any]] = []
+
+    def hello(greeting: dict[str, Any]) -> dict[str, Any]:
+        told.append(greeting)
+        relay._assign({**relay._assigned, "new": "ps2"})  # while the vault answers
+        return {"vault": KEYS.vault, "vault_key": "07" * 32, "gone": ["ps1"], "items": {"i": None}}
+
+    apart.greet(hello)
+    assert {each["name"]: each["items"] for each in told[0]["facts"]["servers"]} == {"ps1": ["i"], "ps2": ["j"]}
+    assert {each["name"]: each["items"] for each in relay.servers()} == {"ps2": ["new"]}
+    seen = apart.discover()
+    assert [machine["name"] for machine in seen["machines"]] == ["disks"]
+    assert [each["name"] for each in seen["facts"]["servers"]] == ["ps2"]
+    rmtree(place.path)
+    with pytest.raises(HomeportError, match="is not there"):
+        apart.discover()

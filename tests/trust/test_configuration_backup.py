@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from homeport import __version__
 from homeport.domain.errors import HomeportError
 from homeport.domain.servers import Role
 from homeport.servers import configuration_backup
@@ -220,6 +223,47 @@ def test_backups_are_made_by_themselves(vault: TlsVault, lived: Site, monkeypatc
         schedule.tend()
     assert len(kept()) == configuration_backups.KEEP
     assert kept() == sorted(kept(), key=lambda one: one["created"])
+
+
+def test_backups_are_listed_with_their_schedule(vault: TlsVault, lived: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def listed(server: str | None = None) -> dict[str, Any]:
+        params = {"server": server} if server else {}
+        found: dict[str, Any] = vault.operator.get("/v1/configuration-backups", params=params).json()
+        return found
+
+    empty = listed()
+    assert (empty["backups"], empty["keep"]) == ([], configuration_backups.KEEP)
+    (due,) = empty["schedules"]
+    assert (due["server"], due["last"], due["due"], due["overdue"]) == ("cs-home", None, None, True)
+    schedule = Schedule(lived.state, "home", lived.client)
+    schedule.tend()
+    made = back_up(lived.state)
+    monkeypatch.setattr(configuration_backup, "EVERY", timedelta(0))
+    schedule.tend()
+    found = listed()["backups"]
+    assert [each["reason"] for each in found] == ["scheduled", "asked", "changed"], "the newest first"
+    assert {(each["site"], each["server"], each["version"]) for each in found} == {("home", "cs-home", __version__)}
+    assert found[1]["created"] == made["created"]
+    assert found[1]["size"] == len(base64.b64decode(made["sealed"]))
+    monkeypatch.undo()
+    made = back_up(lived.state)
+    (due,) = listed("cs-home")["schedules"]
+    assert (due["every"], due["last"], due["overdue"]) == (86400, made["created"], False)
+    assert datetime.fromisoformat(due["due"]) - datetime.fromisoformat(made["created"]) == timedelta(days=1)
+    vault.later = timedelta(days=2, hours=1)
+    assert listed()["schedules"][0]["overdue"]
+    assert listed("nobody")["code"] == "server.not-found"
+    assert listed("vault-1")["backups"] == []
+
+
+def test_a_server_that_does_not_say_why_is_listed_and_restored(vault: TlsVault, lived: Site, tmp_path: Path) -> None:
+    """As one of an earlier version."""
+    lived.client.post(
+        "/v1/agent/home/configuration-backups", json={"content": configuration_backup.collect(lived.state)}
+    )
+    (found,) = configuration_backups.listed(vault.core)["backups"]
+    assert found["reason"] is None
+    assert restore(vault.key(replace=True), tmp_path / "new").servers == ["ps-1", "ps-2"]
 
 
 def test_a_vault_that_is_away_gets_it_later(vault: TlsVault, lived: Site, monkeypatch: pytest.MonkeyPatch) -> None:

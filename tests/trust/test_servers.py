@@ -17,7 +17,7 @@ from homeport.domain.servers import Role
 from homeport.domain.states import Direction, State
 from homeport.servers.joining import join_vault
 from homeport.trust.certificates import Issuer, from_pem, key_from_pem
-from homeport.vault import dump, servers
+from homeport.vault import dump, removal, servers
 from homeport.vault.app import create_vault
 from homeport.vault.authority import SETTING, Authority
 from homeport.vault.database import CertificateRow, Database, ItemRow, PolicyRow, ServerRow, SettingRow
@@ -28,7 +28,7 @@ from tests.trust.world import Site, TlsVault
 
 def refused(vault: TlsVault, name: str, *, force: bool = False) -> str:
     with pytest.raises(HomeportError) as error:
-        servers.remove(vault.core, name, force=force)
+        removal.remove(vault.core, name, force=force)
     return error.value.code
 
 
@@ -55,7 +55,7 @@ def test_servers_are_removed_in_the_order_of_dependency(home: Site, tmp_path: Pa
     assert refused(vault, "cs-home") == "server.has-dependents"
     assert refused(vault, "nobody") == "server.not-found"
     for name in ("ps-1", "mt-1", "cs-home"):
-        assert [each["name"] for each in servers.remove(vault.core, name)["removed"]] == [name]
+        assert [each["name"] for each in removal.remove(vault.core, name)["removed"]] == [name]
     assert [each["name"] for each in vault.servers()] == ["vault-1"]
     assert refused(vault, "ps-1") == "server.not-found"
     assert home.client.get("/v1/agent/home/self").json()["code"] == "tls.certificate-revoked"
@@ -75,7 +75,7 @@ def test_force_removes_what_depends_on_it_too(home: Site, tmp_path: Path) -> Non
     protect(vault)
     assert refused(vault, "cs-home") == "server.in-use"
     made = home.join(tmp_path / "ps")
-    removed = servers.remove(vault.core, "cs-home", force=True)["removed"]
+    removed = removal.remove(vault.core, "cs-home", force=True)["removed"]
     assert [each["name"] for each in removed] == ["ps-1", "cs-home"]
     home.identity.take_revocations(servers.revocations(vault.core))
     assert {made.serial, home.identity.serial} <= home.identity.revoked
@@ -87,7 +87,7 @@ def test_a_name_is_free_once_its_server_is_removed(home: Site, tmp_path: Path) -
     with pytest.raises(HomeportError) as error:
         home.join(tmp_path / "b")
     assert error.value.code == "server.revoked"
-    servers.remove(home.vault.core, "ps-1")
+    removal.remove(home.vault.core, "ps-1")
     second = home.join(tmp_path / "b")
     by_serial = {each["serial"]: each["revoked"] is not None for each in home.vault.server("ps-1")["certificates"]}
     assert by_serial == {first.serial: True, second.serial: False}

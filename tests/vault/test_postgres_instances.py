@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
@@ -16,6 +17,10 @@ from fake_sites import World
 from postgres import Postgres
 from vault_process import QUICK, KillableVault, LocalVault
 
+from homeport.domain.machines import Machine
+from homeport.servers.discovery import Discovery
+from homeport.servers.link import Link
+from homeport.servers.worker import Worker
 from homeport.vault.app import IdentityMissing, create_vault
 from homeport.vault.core import Timeouts
 from homeport.vault.instances import EXIT_DECLARED_DEAD
@@ -188,6 +193,72 @@ def test_either_instance_knows_when_a_site_was_heard_of(two: Two) -> None:
     two.world.until(connected_at_one)
     two.world.east.die()
     two.world.until(lambda: not connected_at_one())
+
+
+class Looks:
+    """The work of a configuration server whose site has one machine; ``name``: what that is called now."""
+
+    def __init__(self) -> None:
+        self.name = "first"
+        self.greetings = 0
+
+    def connect(self, report: Callable[[dict[str, Any]], None]) -> None: ...
+
+    def present(self) -> bool:
+        return True
+
+    def greet(self, hello: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        hello({})
+        self.greetings += 1
+
+    def resume(self, replications: list[dict[str, Any]]) -> None: ...
+
+    def carry_out(
+        self, kind: str, params: dict[str, Any], progress: Callable[..., None], id: str = ""
+    ) -> dict[str, Any]:
+        assert kind == "inventory"
+        return self.discover()
+
+    def discover(self) -> dict[str, Any]:
+        return {"machines": [Machine("5b0c2a52-0000-4000-8000-00000000000a", self.name, ()).to_json()], "facts": {}}
+
+    def tend(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+def test_a_configuration_server_goes_on_at_the_other_instance(tmp_path: Path, postgres: Postgres) -> None:
+    made = Two(tmp_path, postgres.prepared(), QUICK)
+    work = Looks()
+    try:
+        world = made.world  # asks the second instance
+        world.call("POST", "/sites", {"name": "south", "path": "/south"}, status=201)
+        link = Link(made.one.url, world.token, others=(made.two.url,))
+        discovery = Discovery("south", work.discover, 0.5)
+        worker = Worker("south", link, work, discovery=discovery)
+        worker.start()
+        try:
+            world.until(lambda: [each["name"] for each in machines(world)] == ["first"])
+            assert world.call("POST", "/sites/south/refresh")["new"] == []
+            world.until(lambda: bool(world.call("GET", "/sites/south")["connected"]))
+            made.one.kill()
+            work.name = "second"
+            world.until(lambda: [each["name"] for each in machines(world)] == ["second"])
+            world.until(lambda: work.greetings > 1)
+            discovery.interval = 600  # from here on it sees what it is asked to see
+            threading.Event().wait(1)
+            work.name = "third"
+            (changed,) = world.call("POST", "/sites/south/refresh")["changed"]
+            assert [(each["before"], each["after"]) for each in changed["changes"]] == [("second", "third")]
+        finally:
+            worker.stop()
+    finally:
+        made.close()
+
+
+def machines(world: World) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = world.call("GET", "/sites/south/machines")["machines"]
+    return found
 
 
 def test_an_instance_without_the_vaults_key_is_refused(tmp_path: Path, postgres: Postgres) -> None:

@@ -119,7 +119,9 @@ def test_the_listener_hears_of_a_new_site(tmp_path: Path) -> None:
 
 
 def test_machines_are_listed_with_what_stands_in_their_way(world: World) -> None:
-    found = {machine["name"]: machine for machine in world.call("GET", "/sites/east/machines")["machines"]}
+    assert world.call("GET", "/sites/east/machines")["machines"] == []
+    listed = world.call("GET", "/sites/east/machines", refresh=True)["machines"]
+    found = {machine["name"]: machine for machine in listed}
     assert found["web"]["protectable"]
     assert found["broken"]["obstacles"] == ["a disk is shared"]
     asked = world.east.kinds().count("inventory")

@@ -23,8 +23,30 @@ class Site(TypedDict, total=False):
     store: str | None
     connected: bool
     last_seen: str | None
+    discovery: Discovery
     facts: dict[str, Any]
     created: str
+    left: list[str]
+
+
+class Discovery(TypedDict, total=False):
+    """As of when a site's machines are known; ``stale``: whether that may be believed no more, ``why``: in words."""
+
+    last: str | None
+    tried: str | None
+    error: dict[str, Any] | None
+    interval: float
+    stale: bool
+    why: str | None
+
+
+class Refreshed(TypedDict):
+    """What a discovery found that is not as before: machines by ``name``, changed ones with ``changes``."""
+
+    site: Site
+    new: list[dict[str, Any]]
+    gone: list[dict[str, Any]]
+    changed: list[dict[str, Any]]
 
 
 class Machine(TypedDict, total=False):
@@ -37,6 +59,11 @@ class Machine(TypedDict, total=False):
     guest_agent: bool
     obstacles: list[str]
     protectable: bool
+
+
+class MachineList(TypedDict):
+    machines: list[Machine]
+    discovery: Discovery
 
 
 class Policy(TypedDict, total=False):

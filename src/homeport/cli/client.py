@@ -25,8 +25,10 @@ from homeport.cli.api import (
     Job,
     Limits,
     Machine,
+    MachineList,
     Point,
     Policy,
+    Refreshed,
     Site,
     VaultInfo,
 )
@@ -213,8 +215,13 @@ class VaultClient:
     def revoke_server(self, name: str, serial: str | None) -> dict[str, Any]:
         return dict(self._post(f"/v1/servers/{_part(name)}/revoke", {"serial": serial})["server"])
 
-    def remove_server(self, name: str, *, force: bool) -> list[dict[str, Any]]:
-        return list(self._ask("DELETE", f"/v1/servers/{_part(name)}", force=force)["removed"])
+    def remove_server(self, name: str, *, force: bool) -> dict[str, Any]:
+        """{"removed": servers, "left": what is left behind, in words}"""
+        return self._ask("DELETE", f"/v1/servers/{_part(name)}", force=force)
+
+    def configuration_backups(self, server: str | None) -> dict[str, Any]:
+        """{"backups", "schedules", "keep"}"""
+        return self._get("/v1/configuration-backups", server=server)
 
     def sites(self) -> list[Site]:
         return list(self._get("/v1/sites")["sites"])
@@ -231,11 +238,14 @@ class VaultClient:
         """The store is probed by the site first, which may take a while."""
         return cast(Site, self._ask("PATCH", f"/v1/sites/{_part(site)}", body={"store": store}, more=PROBE_WITHIN))
 
-    def remove_site(self, site: str) -> Site:
-        return cast(Site, self._ask("DELETE", f"/v1/sites/{_part(site)}"))
+    def remove_site(self, site: str, *, force: bool) -> Site:
+        return cast(Site, self._ask("DELETE", f"/v1/sites/{_part(site)}", force=force))
 
-    def machines(self, site: str, *, refresh: bool = True) -> list[Machine]:
-        return list(self._get(f"/v1/sites/{_part(site)}/machines", refresh=refresh)["machines"])
+    def refresh_site(self, site: str) -> Refreshed:
+        return cast(Refreshed, self._post(f"/v1/sites/{_part(site)}/refresh"))
+
+    def machines(self, site: str, *, refresh: bool = True) -> MachineList:
+        return cast(MachineList, self._get(f"/v1/sites/{_part(site)}/machines", refresh=refresh))
 
     def start_machine(self, site: str, machine: str) -> Machine:
         answer = self._post(f"/v1/sites/{_part(site)}/machines/{_part(machine)}/start", {})

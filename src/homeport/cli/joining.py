@@ -11,10 +11,12 @@ import typer
 from homeport.cli import process_servers
 from homeport.cli.consoles import log_to_standard_error
 from homeport.cli.errors import WrongUse
-from homeport.cli.formats import show_instant
+from homeport.cli.formats import show_duration, show_instant, show_size
 from homeport.cli.lessons import SET_UP, lesson
 from homeport.cli.passphrase_file import read_passphrase_file
 from homeport.cli.session import Session, command, group
+from homeport.cli.speech import told
+from homeport.cli.tables import table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,6 +52,15 @@ BACK_UP = lesson(
     "homeport configuration-server backup --state /var/lib/homeport/configuration-server",
     "homeport configuration-server backup --to home-cs.backup --state /var/lib/homeport/configuration-server",
     then="keep the file away from the site",
+)
+BACKUPS = lesson(
+    "List the backups of configuration servers that the vault keeps, and when the next are due.",
+    """The newest of a site first: when it was made, its size, the version of Homeport that the server had, and why:
+    on schedule, because something had changed, or asked for with `configuration-server backup`. Of each site the newest
+    7 are kept. With SERVER: only of that one.""",
+    "homeport configuration-server backups",
+    "homeport configuration-server backups cs-home",
+    then="homeport configuration-server restore --from-vault --key FILE --state DIR, where one is lost",
 )
 RESTORE = lesson(
     "Make a lost configuration server again, in an empty folder, here or on another machine.",
@@ -154,6 +165,16 @@ def register(app: typer.Typer) -> None:
             ),
         )
 
+    @command(configuration_server, "backups", BACKUPS)
+    def backups(
+        session: Session,
+        server: Annotated[
+            str | None, typer.Argument(metavar="[SERVER]", help="Of a configuration server; all of them without.")
+        ] = None,
+    ) -> None:
+        found = session.vault.configuration_backups(server)
+        session.answer(found, lambda console: show_backups(console, found))
+
     @command(configuration_server, "restore", RESTORE, with_vault=False)
     def restore(
         session: Session,
@@ -256,6 +277,32 @@ def _tell(session: Session, made: Identity) -> None:
             markup=False,
         ),
     )
+
+
+_REASONS = {"scheduled": "on schedule", "changed": "something changed", "asked": "asked for"}
+
+
+def show_backups(console: Console, found: dict[str, Any]) -> None:
+    if not found["backups"]:
+        console.print("No configuration server has handed over a backup yet.")
+    else:
+        rows = table("Site", "Server", "Made", "Size", "Version", "Why")
+        for each in found["backups"]:
+            rows.add_row(
+                each["site"],
+                each["server"],
+                show_instant(each["created"]),
+                show_size(each["size"]),
+                each["version"] or "-",
+                told(_REASONS.get(each["reason"], "-")),
+            )
+        console.print(rows)
+    for each in found["schedules"]:
+        every = show_duration(each["every"])
+        due = show_instant(each["due"]) if each["due"] else told("at once")
+        text = f"{each['server']} of {each['site']}: every {every} and after a change; the next is due {due}"
+        style = "yellow" if each["overdue"] else ""
+        console.print(text, markup=False, style=style)
 
 
 def _text(file: Path) -> str:

@@ -43,9 +43,10 @@ REVOKE = lesson(
 )
 REMOVE = lesson(
     "Remove a server from the vault, and revoke its certificates.",
-    """In the order of dependency: all others of a site first, then their configuration server, which is
-    refused while items replicate from or to its site. --force: where it is gone for good; what depends on it is removed
-    with it. Asks before it begins.""",
+    """In the order of dependency. A process server is refused while it replicates items, or is the only one to take the
+    points of others into its site; a master target while items come home by it; a configuration server while its site
+    has other servers, or items. --force: where it is gone for good; what depends on it is removed with it. Says what is
+    left behind. Asks before it begins.""",
     "homeport server remove ps-1",
     "homeport server remove cs-home --force",
     then="homeport server list",
@@ -95,9 +96,9 @@ def register(app: typer.Typer) -> None:
         session.needs_consent(yes, f"`server remove {name}`")
         if not yes:
             session.ask([f"The vault forgets {name} and revokes its certificates."])
-        removed = session.vault.remove_server(name, force=force)
-        names = ", ".join(each["name"] for each in removed)
-        session.answer({"removed": removed}, lambda console: console.print(f"Removed: {names}.", markup=False))
+        found = session.vault.remove_server(name, force=force)
+        names = ", ".join(each["name"] for each in found["removed"])
+        session.tell(found, [f"Removed: {names}.", *found.get("left", [])])
 
 
 def show_one(console: Console, name: str, answer: dict[str, Any]) -> None:

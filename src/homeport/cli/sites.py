@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homeport.cli.api import Machine, Site
-from homeport.cli.formats import show_instant, show_size
+from homeport.cli.api import Discovery, MachineList, Refreshed, Site
+from homeport.cli.formats import parse_instant, show_age, show_instant, show_size
 from homeport.cli.lessons import SET_UP, lesson
 from homeport.cli.session import Session, YesOption, command, group
 from homeport.cli.speech import fill, told, word
@@ -16,6 +16,7 @@ from homeport.cli.tables import POWER_COLOURS, coloured, details, table
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 ADD = lesson(
     "Add a site: a place where machines run.",
@@ -26,13 +27,15 @@ ADD = lesson(
 )
 LIST = lesson(
     "List the sites of the vault.",
-    "Shows each site's name, provider and path.",
+    """Shows each site's name, provider and path, whether its server is in contact, and when its machines were last
+    discovered; in yellow where that is stale.""",
     "homeport site list",
     then="homeport machine list SITE",
 )
 SHOW = lesson(
     "Show a site: where its machines and its recovery points lie, and what it says of itself.",
-    "Whether its servers are connected, since when not, and the facts that checks look at: memory, disk space, CPUs.",
+    """Whether its servers are connected, since when not; when its machines were last discovered, and what kept the last
+    try from it; and the facts that checks look at: memory, disk space, CPUs.""",
     "homeport site show home",
     then="homeport machine list SITE",
 )
@@ -47,16 +50,26 @@ SET = lesson(
 )
 REMOVE = lesson(
     "Remove a site from the vault.",
-    """Refused while items replicate from it or to it. Its folder, its machines and its recovery store stay as they are;
-    the site can be added again. Asks before it begins.""",
+    """Refused while items replicate from it or to it, and while it has servers of its own. Its folder, its machines and
+    its recovery store stay as they are; the site can be added again. --force: its servers are gone for good, and are
+    removed with it; items have to end first all the same. Says what is left behind. Asks before it begins.""",
     "homeport site remove away",
+    "homeport site remove away --force",
     then="homeport site list",
+)
+REFRESH = lesson(
+    "Discover a site's machines now, and say what is new, gone or changed.",
+    """Its configuration server does so by itself every 15 minutes (`discovery` in its configuration): a machine that
+    was made a moment ago, a changed disk, a process server or a drive is seen that much later, or now.""",
+    "homeport site refresh home",
+    then="homeport machine list SITE --no-refresh",
 )
 MACHINES = lesson(
     "List the machines a site's provider discovers.",
     """Shows disks, power, and whether a machine can be protected, with the reason where it can't. The site is asked
-    anew unless --no-refresh.""",
+    anew unless --no-refresh: then it is what the vault knows since the last discovery, also of a site that is away.""",
     "homeport machine list home",
+    "homeport machine list home --no-refresh",
     then="homeport protect MACHINE --from SITE --to SITE --policy NAME",
 )
 START = lesson(
@@ -110,10 +123,18 @@ def register(app: typer.Typer) -> None:
         changed = session.vault.set_site(name, None if store == "default" else store)
         session.answer({"site": changed}, lambda console: show_one(console, changed))
 
+    @command(site, "refresh", REFRESH)
+    def refresh_site(
+        session: Session, name: Annotated[str, typer.Argument(metavar="SITE", help="The site's name.")]
+    ) -> None:
+        found = session.vault.refresh_site(name)
+        session.answer({"refreshed": found}, lambda console: show_refreshed(console, found))
+
     @command(site, "remove", REMOVE)
     def remove(
         session: Session,
         name: Annotated[str, typer.Argument(metavar="SITE", help="The site's name.")],
+        force: Annotated[bool, typer.Option("--force", help="With its servers, which are gone for good.")] = False,
         yes: YesOption = False,
     ) -> None:
         session.needs_consent(yes, f"`site remove {name}`")
@@ -121,17 +142,19 @@ def register(app: typer.Typer) -> None:
             session.ask(
                 [f"The vault forgets the site {name}. Its folder, machines and recovery store stay as they are."]
             )
-        removed = session.vault.remove_site(name)
-        session.answer({"site": removed}, lambda console: console.print(f"Site {name} removed.", markup=False))
+        removed = session.vault.remove_site(name, force=force)
+        session.tell({"site": removed}, [f"Site {name} removed.", *removed.get("left", [])])
 
     @command(machine, "list", MACHINES)
     def list_machines(
         session: Session,
         site: Annotated[str, typer.Argument(help="The site's name.")],
-        refresh: Annotated[bool, typer.Option("--refresh/--no-refresh", help="Ask the site anew.")] = True,
+        refresh: Annotated[
+            bool, typer.Option("--refresh/--no-refresh", help="Ask the site anew, or show what the vault knows.")
+        ] = True,
     ) -> None:
-        machines = session.vault.machines(site, refresh=refresh)
-        session.answer({"machines": machines}, lambda console: show_machines(console, site, machines))
+        found = session.vault.machines(site, refresh=refresh)
+        session.answer({**found}, lambda console: show_machines(console, site, found))
 
     @command(machine, "start", START)
     def start(
@@ -147,10 +170,16 @@ def show_sites(console: Console, sites: list[Site]) -> None:
     if not sites:
         console.print("No sites yet. Add one: homeport site add NAME --provider qemu --path DIR")
         return
-    rows = table("Name", "Provider", "Path", "Connected")
+    rows = table("Name", "Provider", "Path", "Connected", "Last discovery")
     for site in sites:
         connected = coloured("yes", "green") if site.get("connected") else coloured("no", "yellow")
-        rows.add_row(site.get("name", "?"), site.get("provider", "?"), coloured(site.get("path", ""), ""), connected)
+        rows.add_row(
+            site.get("name", "?"),
+            site.get("provider", "?"),
+            coloured(site.get("path", ""), ""),
+            connected,
+            _last(site.get("discovery")),
+        )
     console.print(rows)
 
 
@@ -163,26 +192,72 @@ def show_one(console: Console, site: Site) -> None:
         rows.add_row("Connected", coloured("yes", "green"))
     else:
         rows.add_row("Connected", coloured(f"no, last seen {show_instant(site.get('last_seen'))}", "yellow"))
+    discovery: Discovery = site.get("discovery") or {}
+    rows.add_row("Last discovery", _last(discovery))
+    if why := discovery.get("why"):
+        rows.add_row("", coloured(why, "yellow"))
+    if error := discovery.get("error"):
+        rows.add_row("", coloured(f"The last try failed: {told(str(error.get('cause')))}", "yellow"))
     facts = dict(site.get("facts") or {})
     servers, drives = facts.pop("servers", []), facts.pop("retention_drives", [])
     facts.pop("process_server", None)  # `server show` has it
     for server in servers:
-        told = f"{server['role']}, {server['state']}, last contact {show_instant(server['last_contact'])}"
+        said = f"{server['role']}, {server['state']}, last contact {show_instant(server['last_contact'])}"
         rows.add_row(
-            f"Server {server['name']}", coloured(told, "green" if server["state"] == "connected" else "yellow")
+            f"Server {server['name']}", coloured(said, "green" if server["state"] == "connected" else "yellow")
         )
     for drive in drives:
-        told = f"{show_size(drive['free'])} of {show_size(drive['total'])} free, {drive['filesystem']}; "
-        rows.add_row(f"Drive {drive['path']}", told + (drive["reason"] or "can be the retention drive"))
+        said = f"{show_size(drive['free'])} of {show_size(drive['total'])} free, {drive['filesystem']}; "
+        rows.add_row(f"Drive {drive['path']}", said + (drive["reason"] or "can be the retention drive"))
     for name, value in sorted(facts.items()):
         shown = show_size(value) if isinstance(value, int) and name.startswith("free_") else str(value)
         rows.add_row(word(name.replace("_", " ").capitalize(), "fact"), coloured(shown, ""))
     console.print(rows)
 
 
-def show_machines(console: Console, site: str, machines: list[Machine]) -> None:
+def _last(discovery: Discovery | None) -> Text:
+    """When machines were last discovered: "3 min ago"; an earlier vault doesn't say."""
+    if discovery is None:
+        return coloured("-", "")
+    at = parse_instant(discovery.get("last"))
+    age = show_age(at) if at is not None else word("never", "field")
+    return coloured(fill("{age}, stale", age=age), "yellow") if discovery.get("stale") else coloured(age, "")
+
+
+def show_refreshed(console: Console, found: Refreshed) -> None:
+    site = found["site"].get("name", "?")
+    counts = f"{len(found['new'])} new, {len(found['gone'])} gone, {len(found['changed'])} changed"
+    console.print(f"Discovered {site}: {counts}.", markup=False)
+    for machine in found["new"]:
+        console.print(fill("new: {name}", name=machine["name"]), markup=False)
+    for machine in found["gone"]:
+        console.print(fill("gone: {name}", name=machine["name"]), markup=False)
+    for machine in found["changed"]:
+        for change in machine["changes"]:
+            field, before, after = change["field"], change["before"], change["after"]
+            what = f"{word(field.replace('_', ' '), 'change')}: {_value(field, before)} → {_value(field, after)}"
+            console.print(fill("changed: {name}: {what}", name=machine["name"], what=what), markup=False)
+
+
+def _value(field: str, value: Any) -> str:
+    if field == "memory":
+        return show_size(value)
+    if field == "disks":
+        return ", ".join(f"{disk['id']} {show_size(disk['size'])} {disk['format']}" for disk in value) or "-"
+    if field == "nics":
+        return ", ".join(f"{nic['mac']} {nic['network']} {nic['ip']}".rstrip() for nic in value) or "-"
+    if field == "obstacles":
+        return "; ".join(map(told, value)) or "-"
+    if isinstance(value, bool):
+        return word("yes" if value else "no", "field")
+    return word(str(value), "power") if field == "power" else str(value)
+
+
+def show_machines(console: Console, site: str, found: MachineList) -> None:
+    machines, discovery = found["machines"], found.get("discovery")
     if not machines:
         console.print(f"No machines discovered at {site}.", markup=False)
+        _show_last(console, discovery)
         return
     rows = table("Name", "Power", "Memory", "Disks", "Guest agent", "Can be protected", "UUID")
     for machine in machines:
@@ -207,3 +282,13 @@ def show_machines(console: Console, site: str, machines: list[Machine]) -> None:
             machine.get("uuid", ""),
         )
     console.print(rows)
+    _show_last(console, discovery)
+
+
+def _show_last(console: Console, discovery: Discovery | None) -> None:
+    if discovery is None:
+        return
+    style = "yellow" if discovery.get("stale") else ""
+    console.print(f"Last discovery: {_last(discovery).plain}", markup=False, style=style)
+    if why := discovery.get("why"):
+        console.print(why, markup=False, style=style)

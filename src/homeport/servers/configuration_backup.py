@@ -73,7 +73,8 @@ def back_up(state: Path) -> Json:
     """Hand a backup to the vault now; the sealed backup, as the vault keeps it. Raises IdentityMissing, Unreachable,
     and what the vault says."""
     identity = Identity.open(state / IDENTITY)
-    made = call_vault(identity, _urls(identity, state), "POST", _path(identity), {"content": collect(state)})["backup"]
+    body = {"content": collect(state), "reason": "asked", "every": EVERY.total_seconds()}
+    made = call_vault(identity, _urls(identity, state), "POST", _path(identity), body)["backup"]
     assert isinstance(made, dict)
     _done(state, digest_of(collect(state)))
     return made
@@ -104,8 +105,10 @@ class Schedule:
         at = self.last()
         if at is not None and last.get("digest") == digest and datetime.now(UTC) - at < EVERY:
             return
+        reason = "scheduled" if last.get("digest") == digest else "changed"
         try:
-            read(self._vault.post(self._path, json={"content": content}))
+            body = {"content": content, "reason": reason, "every": EVERY.total_seconds()}
+            read(self._vault.post(self._path, json=body))
         except (httpx.HTTPError, RuntimeError, HomeportError) as error:  # RuntimeError: the client was closed
             self._not_before = time.monotonic() + AGAIN
             log.warning("configuration server not backed up", error=str(error))
@@ -201,7 +204,9 @@ def _sealed(file: Path, key: RegistrationKey) -> Json:
 
 def _urls(identity: Identity, state: Path) -> Sequence[str]:
     configured = _json(state / SETTINGS).get("vault")
-    return [configured] if configured else identity.urls
+    if isinstance(configured, str):  # as an earlier version kept it
+        configured = [configured] if configured else []
+    return configured or identity.urls
 
 
 def _path(identity: Identity) -> str:

@@ -14,7 +14,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -41,7 +41,7 @@ TELL_EVERY = 5.0
 SWITCH_PATIENCE = 5.0
 _GROUP = "group:"
 """What a group's name stands behind among the items that have a process server."""
-_STOP = "stop-replication"
+_STOP, _FORGET = "stop-replication", "forget-replication"
 RESUME = "resume"
 """Kind of work between these servers: what a process server should replicate."""
 
@@ -54,6 +54,11 @@ class NoServer(HomeportError):
 class ServerAway(HomeportError):
     code = "site.server-away"
     remedy = "Start it again, or mend the network to it, then restart the job; `homeport site show SITE` lists servers."
+
+
+class ServerRemoved(HomeportError):
+    code = "site.server-removed"
+    remedy = "Restart the job: another server of the site does it. `homeport site show SITE` lists servers."
 
 
 class ProcessServerCritical(HomeportError):
@@ -168,8 +173,8 @@ class Relay:
         return {**found, "servers": self.servers()}
 
     def servers(self) -> list[dict[str, Any]]:
-        """{"name", "role", "state", "version", "last_contact", "process_server"} of each; state: joining, connected,
-        away; the last: what a process server told of itself."""
+        """{"name", "role", "state", "version", "last_contact", "items", "process_server"} of each; state: joining,
+        connected, away; the last: what a process server told of itself."""
         with self._lock:
             return [
                 {
@@ -178,10 +183,65 @@ class Relay:
                     "state": server.state,
                     "version": server.version,
                     "last_contact": server.last_contact,
+                    "items": sorted(self._items_of(server.name)),
                     "process_server": server.facts.get("process_server"),
                 }
                 for _, server in sorted(self._servers.items())
             ]
+
+    def _items_of(self, name: str) -> list[str]:
+        return [each for each, server in self._assigned.items() if server == name and not each.startswith(_GROUP)]
+
+    def known(self) -> frozenset[str]:
+        """The items and groups that have a process server here; see :meth:`settle`."""
+        with self._lock:
+            return frozenset(self._assigned)
+
+    def settle(self, known: frozenset[str], told: Mapping[str, Any]) -> None:
+        """Forget what the vault no longer has. ``told``: its answer to a greeting: ``gone``: names of servers that were
+        removed or revoked; ``items``: those of this site, each with its group. ``known``: what :meth:`known` was before
+        it was asked: what came since is not in the answer, and stays."""
+        self.forget(told.get("gone") or ())
+        items = told.get("items")
+        if not isinstance(items, Mapping):  # a vault of an earlier version
+            return
+        there = {*items, *(f"{_GROUP}{group}" for group in items.values() if group)}
+        with self._lock:
+            left = {each: server for each, server in self._assigned.items() if each in there or each not in known}
+            if left != self._assigned:
+                self._assign(left)
+            for item in {source["item"] for source in self._sources.values()} - there:
+                if item in known:
+                    self._unname(item)
+
+    def forget(self, names: Collection[str]) -> None:
+        """Servers that were removed or revoked: what they had in hand fails, and their items go to others."""
+        with self._lock:
+            gone = [server for name in names if (server := self._servers.pop(name, None)) is not None]
+            for server in gone:
+                log.warning("server forgotten: the vault removed or revoked it", server=server.name, role=server.duty)
+                for piece in list(self._pieces.values()):
+                    if piece.server != server.name:
+                        continue
+                    piece.error = ServerRemoved(f"the {server.duty} {server.name} was removed from the vault")
+                    if piece.progress is None:
+                        del self._pieces[piece.id]
+            if not gone:
+                return
+            self._keep(SERVERS, {known.name: known.kept() for known in self._servers.values()})
+            orphans = {each: name for each, name in self._assigned.items() if name in names}
+            if orphans:
+                self._assign({each: name for each, name in self._assigned.items() if each not in orphans})
+                for server in self._servers.values():
+                    if self._replications is not None and server.duty is Duty.PROCESS_SERVER and server.there:
+                        self._resume_at(server)
+        self._wake()
+        self.changed()
+
+    def _assign(self, assigned: dict[str, str]) -> None:
+        self._assigned = assigned
+        self._keep(ASSIGNMENTS, assigned)
+        self.changed()
 
     def certificates(self) -> list[dict[str, Any]]:
         """{"name", "serial", "version"} of each server that is there and has a certificate."""
@@ -228,8 +288,11 @@ class Relay:
             self._note(part, params)
         result = self._have_done(part, params, progress, id)
         self._note(part, params)
-        if part.kind == "forget-replication":
+        if part.kind == _FORGET:  # not before: asked again, it must go to the same server
             self._unname(str(params["item"]))
+            with self._lock:
+                if params.get("item") in self._assigned:
+                    self._assign({each: name for each, name in self._assigned.items() if each != params["item"]})
         return result
 
     def _note(self, part: Part, params: Params) -> None:
@@ -242,7 +305,7 @@ class Relay:
             others = [each for each in self._replications if each["item"] != params["item"]]
             if part.kind == "replicate":
                 self._replications = [*others, {**params}]
-            elif part.kind in (_STOP, "planned-stop", "forget-replication"):
+            elif part.kind in (_STOP, "planned-stop", _FORGET):
                 self._replications = others
             elif part.kind == "renew-replication" and before and before.get("timeline") == params.get("timeline"):
                 self._replications = [*others, {**before, **params}]
@@ -380,6 +443,8 @@ class Relay:
                 self._lock.wait_for(
                     lambda: piece.result is not None or piece.error is not None or self._stopped, LOOK_EVERY
                 )
+                if isinstance(piece.error, ServerRemoved) and not part.needed:
+                    return {}
                 if piece.error is not None:
                     raise piece.error
                 if piece.result is not None:
@@ -423,14 +488,11 @@ class Relay:
                 # to come home does so.
                 able = [server for server in able if self._grade(server)[0] is not Grade.CRITICAL] or able
             found = min(able, key=lambda server: (not server.there, load.count(server.name), server.name))
-        before = dict(self._assigned)
         if begins:
-            self._assigned |= {item: found.name, **({group: found.name} if group else {})}
+            assigned = self._assigned | {item: found.name, **({group: found.name} if group else {})}
             self._name(params.get("vm"), item, found.name)
-        if part.kind == "forget-replication":
-            self._assigned.pop(item, None)
-        if before != self._assigned:
-            self._keep(ASSIGNMENTS, self._assigned)
+            if assigned != self._assigned:
+                self._assign(assigned)
         return found
 
     @staticmethod

@@ -18,6 +18,7 @@ import uvicorn
 from rich.console import Console
 
 from homeport.domain.errors import HomeportError
+from homeport.servers.discovery import Discovery
 from homeport.servers.durable import write_durably
 from homeport.servers.link import Link
 from homeport.servers.logs import log_to
@@ -136,7 +137,9 @@ class _Sites:
             self._opened[site["name"]] = site
             url = site["store"] or (folder / "store").as_uri()
             work = SiteWork(site["name"], QemuSite(path, name=site["name"]), folder, open_objects(url), url)
-            server = Worker(site["name"], Link(self._url, self._token), work, greet_every=GREET_EVERY)
+            discovery = Discovery(site["name"], work.discover)
+            link = Link(self._url, self._token)
+            server = Worker(site["name"], link, work, greet_every=GREET_EVERY, discovery=discovery)
             server.start()
         except (OSError, HomeportError) as error:
             log.error("site can't be opened", site=site["name"], error=str(error))

@@ -17,6 +17,7 @@ import structlog
 
 from homeport.domain.errors import HomeportError
 from homeport.domain.servers import Role
+from homeport.servers.discovery import Discovery
 from homeport.servers.joining import sign_at_configuration_server, sign_at_vault, take_revocations
 from homeport.servers.link import Link
 from homeport.servers.work.site_context import Params, Progress, Report, Result
@@ -51,9 +52,12 @@ class Work(Protocol):
 class Worker:
     """``place``: what this server is known as to who is at the other end of ``link``: the vault knows a configuration
     server by its site, a configuration server the others by their names. ``work``: what it does. ``greet_every``:
-    seconds after which what is told of this server is told anew (0: only when it begins)."""
+    seconds after which what is told of this server is told anew (0: only when it begins). ``discovery``: of a
+    configuration server."""
 
-    def __init__(self, place: str, link: Link, work: Work, *, greet_every: float = 0) -> None:
+    def __init__(
+        self, place: str, link: Link, work: Work, *, greet_every: float = 0, discovery: Discovery | None = None
+    ) -> None:
         self.place = place
         self._link = link
         self._work = work
@@ -75,6 +79,11 @@ class Worker:
             threading.Thread(target=self._send_reports, name=f"reports-{place}", daemon=True),
             threading.Thread(target=self._tend, name=f"tend-{place}", daemon=True),
         ]
+        if discovery is not None:
+            discover = threading.Thread(
+                target=discovery.run, args=(self._client, self._stop), name=f"discovery-{place}", daemon=True
+            )
+            self._threads.append(discover)
 
     def start(self) -> None:
         for thread in self._threads:
@@ -123,6 +132,7 @@ class Worker:
         identity = self._link.identity
         if identity is not None and number is not None and number > identity.revocations:
             take_revocations(identity, self._client)
+            self._greet_anew.set()  # who was revoked or removed is in the answer
 
     def _greet(self) -> None:
         self._greet_anew.clear()

@@ -4,7 +4,7 @@ They lie in the vault's database, and so in its own backups: a site that is lost
 with the vault's key they may be kept as files elsewhere, too: nobody but this vault opens them.
 
     {"format": "homeport configuration server backup", "version": 1, "vault": …, "site": …, "server": …,
-     "created": …, "sealed": …}
+     "created": …, "homeport": version of the server, "reason": "scheduled" | "changed" | "asked", "sealed": …}
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import base64
 import json
 import os
-from datetime import UTC
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import structlog
 import zstandard
@@ -24,9 +25,10 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from homeport.domain.errors import HomeportError
-from homeport.vault import inventory
+from homeport.domain.units import DAY
+from homeport.vault import inventory, servers
 from homeport.vault.core import Core
-from homeport.vault.database import ItemRow, Json, SettingRow, WorkRow
+from homeport.vault.database import ItemRow, Json, SettingRow, SiteRow, WorkRow
 from homeport.vault.secrets import Secrets
 from homeport.vault.work import OPEN
 
@@ -55,9 +57,21 @@ class BackupUnreadable(HomeportError):
     remedy = "Use another backup: `restore --from-vault` takes the newest that the vault keeps."
 
 
-def keep(core: Core, site: str, server: str, content: Json) -> Json:
+@dataclass(frozen=True)
+class Handed:
+    """``version``: of Homeport at the server; ``reason``: "scheduled", "changed" (something worth keeping had) or
+    "asked"; ``every``: seconds between two scheduled ones. None: a server of an earlier version doesn't say."""
+
+    content: Json
+    version: str | None = None
+    reason: str | None = None
+    every: float | None = None
+
+
+def keep(core: Core, site: str, server: str, handed: Handed) -> Json:
     """Seal what the configuration server ``server`` of ``site`` handed over, keep it, and drop the oldest beyond
     :data:`KEEP`. Answers the sealed backup. Raises :class:`BackupUnreadable` where it is too large."""
+    content = handed.content
     plain = json.dumps(content, sort_keys=True).encode()
     if len(plain) > MOST:
         raise BackupUnreadable(f"The backup has {len(plain)} bytes, and {MOST} is the most.")
@@ -68,6 +82,8 @@ def keep(core: Core, site: str, server: str, content: Json) -> Json:
         "site": site,
         "server": server,
         "created": core.clock().astimezone(UTC).isoformat(),
+        "homeport": handed.version,
+        "reason": handed.reason,
     }
     nonce = os.urandom(_NONCE)
     sealed = nonce + _cipher(core.secrets).encrypt(nonce, zstandard.compress(plain), _bound(head))
@@ -75,9 +91,53 @@ def keep(core: Core, site: str, server: str, content: Json) -> Json:
     with core.database.write() as session:
         inventory.site(session, site)
         known = _kept(session, site)
-        session.merge(SettingRow(name=_SETTING + site, value={"backups": [*known, made][-KEEP:]}))
+        value = {"backups": [*known, made][-KEEP:], "every": handed.every}
+        session.merge(SettingRow(name=_SETTING + site, value=value))
     log.info("configuration server backed up", site=site, server=server)
     return made
+
+
+def listed(core: Core, server: str | None = None) -> Json:
+    """{"backups", "schedules", "keep"}. Of each backup: site, server, created, size (bytes, sealed), version, reason;
+    the newest of a site first. Of each site's configuration server: when the next one is due. ``server``: only of that
+    one. Raises ServerNotFound where nothing is known of it."""
+    backups: list[Json] = []
+    schedules: list[Json] = []
+    with core.database.read() as session:
+        rows = session.scalars(select(SiteRow).where(SiteRow.removed.is_(None)).order_by(SiteRow.name))
+        for site in [row.name for row in rows]:
+            kept = [each for each in _kept(session, site) if server in (None, each["server"])]
+            backups += [_json(each) for each in reversed(kept)]
+            for row in servers.configuration_servers(session, site):
+                if row.state == servers.JOINED and server in (None, row.name):
+                    schedules.append(_schedule(core, session, site, row.name))
+        if server is not None and not backups and not schedules:
+            servers.find(session, server)
+    return {"backups": backups, "schedules": schedules, "keep": KEEP}
+
+
+def _json(backup: Json) -> Json:
+    sealed = len(backup["sealed"]) * 3 // 4 - backup["sealed"][-2:].count("=")
+    return {
+        **{name: backup[name] for name in ("site", "server", "created")},
+        **{"size": sealed, "version": backup.get("homeport"), "reason": backup.get("reason")},
+    }
+
+
+def _schedule(core: Core, session: Session, site: str, server: str) -> Json:
+    """``overdue``: the last one is older than two intervals, or there is none."""
+    row = session.get(SettingRow, _SETTING + site)
+    every = (row.value.get("every") if row is not None else None) or DAY
+    last = next((each for each in reversed(_kept(session, site)) if each["server"] == server), None)
+    at = datetime.fromisoformat(last["created"]) if last is not None else None
+    return {
+        "site": site,
+        "server": server,
+        "every": every,
+        "last": at.isoformat() if at is not None else None,
+        "due": (at + timedelta(seconds=every)).isoformat() if at is not None else None,
+        "overdue": at is None or core.clock() - at > timedelta(seconds=2 * every),
+    }
 
 
 def newest(session: Session, site: str) -> Json | None:

@@ -81,8 +81,9 @@ class SettingRow(Base):
 
 
 class SiteRow(Base):
-    """``store``: URL of its recovery store, where that is not in its own folder. ``removed``: the row stays for the
-    items that once referred to it; a site of the same name takes it over."""
+    """``store``: URL of its recovery store, where that is not in its own folder. ``inventoried``: as of when its
+    machines are known; ``discovery``: how looking at them goes (inventory.py). ``removed``: the row stays for
+    the items that once referred to it; a site of the same name takes it over."""
 
     __tablename__ = "sites"
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -94,6 +95,7 @@ class SiteRow(Base):
     facts: Mapped[Json] = mapped_column(default=dict)
     last_seen: Mapped[datetime | None]
     inventoried: Mapped[datetime | None]
+    discovery: Mapped[Json] = mapped_column(default=dict, server_default="{}")
     store: Mapped[str | None]
     removed: Mapped[datetime | None]
 

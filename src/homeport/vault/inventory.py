@@ -1,18 +1,27 @@
-"""What machines a site sees: asked of its configuration server, kept until it is asked again."""
+"""What machines a site sees: told by its configuration server at intervals, or asked of it; kept until told again.
+
+SiteRow.discovery: {"interval": seconds between two looks, "tried": when the last one ended, "error": why it saw nothing
+(null: it did)}.
+"""
 
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import delete, select
+import structlog
+from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from homeport.domain.errors import HomeportError
+from homeport.domain.inventory import DISCOVERY_INTERVAL, Differences, compare, is_stale
 from homeport.domain.machines import Machine
 from homeport.vault.core import Core
-from homeport.vault.database import Json, MachineRow, SiteRow, now
+from homeport.vault.database import ItemRow, Json, MachineRow, SiteRow, now
 from homeport.vault.work import Ask, ask
+
+log = structlog.get_logger(__name__)
 
 
 class SiteNotFound(HomeportError):
@@ -40,6 +49,12 @@ def site(session: Session, name: str) -> SiteRow:
     return row
 
 
+def items_of(session: Session, name: str) -> list[ItemRow]:
+    """The items that replicate from the site or to it, or could, by name."""
+    wanted = select(ItemRow).where(ItemRow.removed.is_(None), or_(ItemRow.home == name, ItemRow.away == name))
+    return list(session.scalars(wanted.order_by(ItemRow.name)))
+
+
 def check_network(row: SiteRow, network: str) -> None:
     """A site that does not tell its networks may have any. Raises :class:`NetworkMissing`."""
     told = row.facts.get("networks")
@@ -54,25 +69,88 @@ def check_network(row: SiteRow, network: str) -> None:
         )
 
 
-def refresh(core: Core, name: str, answer: Json) -> list[Json]:
-    """Keep an inventory's answer as what the site sees now."""
-    machines = [Machine.from_json(machine).to_json() for machine in answer.get("machines", [])]
+def is_connected(core: Core, name: str) -> bool:
+    """Whether the site's configuration server is in contact."""
+    silence = core.liveness.silence(name)
+    return silence is not None and silence <= core.timeouts.gone
+
+
+def discovery_json(core: Core, row: SiteRow) -> Json:
+    """{"last", "tried", "error", "interval", "stale", "why"}: when the machines were last seen, and whether that may
+    be believed still."""
+    interval = float(row.discovery.get("interval") or DISCOVERY_INTERVAL)
+    last = row.inventoried
+    why = None
+    if last is None:
+        why = "The site was not discovered yet."
+    elif not is_connected(core, row.name):
+        why = "The site's configuration server is not in contact."
+    elif is_stale((now() - last).total_seconds(), interval):
+        why = "The last discovery is more than two intervals ago."
+    return {
+        "last": last.isoformat() if last is not None else None,
+        "tried": row.discovery.get("tried"),
+        "error": row.discovery.get("error"),
+        "interval": interval,
+        "stale": why is not None,
+        "why": why,
+    }
+
+
+def take(core: Core, name: str, answer: Json, age: float = 0.0, interval: float | None = None) -> Differences:
+    """Keep what a site saw: {"machines", "facts"}, ``age`` seconds ago, as what it sees now; what is new in that. An
+    older view than the one that is kept changes nothing. ``interval``: seconds between two looks by its own."""
+    machines = [Machine.from_json(machine) for machine in answer.get("machines", [])]
     with core.database.write() as session:
-        row = site(session, name)
+        row, at = site(session, name), now() - timedelta(seconds=age)
+        row.discovery = {
+            "interval": row.discovery.get("interval") if interval is None else interval,
+            "tried": now().isoformat(),
+            "error": None,
+        }
+        if row.inventoried is not None and row.inventoried > at:
+            return Differences()
+        before = [Machine.from_json(machine.data) for machine in _rows(session, name)]
+        found = compare(before, machines)
         session.execute(delete(MachineRow).where(MachineRow.site == name))
         session.add_all(
-            MachineRow(site=name, uuid=machine["uuid"], name=machine["name"], data=machine) for machine in machines
+            MachineRow(site=name, uuid=machine.uuid, name=machine.name, data=machine.to_json()) for machine in machines
         )
-        row.inventoried = now()
-        row.facts = {**row.facts, **answer.get("facts", {}), "received": now().isoformat()}
-    return machines
+        first, row.inventoried = row.inventoried is None, at
+        row.facts = {**row.facts, **answer.get("facts", {}), "received": at.isoformat()}
+    if found and not first:
+        named = {kind: [each["name"] for each in some] for kind, some in found.to_json().items() if some}
+        log.info("a site's machines are others", site=name, **named)
+    return found
 
 
-def ask_site(core: Core, name: str) -> list[Json]:
-    """Raises SiteUnreachable where the site's server does not answer in time."""
+def failed(core: Core, name: str, error: Json, interval: float | None = None) -> None:
+    """Keep why a look at the site saw nothing; what was seen before stays."""
+    with core.database.write() as session:
+        row = site(session, name)
+        known = row.discovery.get("interval") if interval is None else interval
+        row.discovery = {"interval": known, "tried": now().isoformat(), "error": error}
+
+
+def refresh(core: Core, name: str, answer: Json) -> list[Json]:
+    """Keep an inventory's answer as what the site sees now; its machines."""
+    take(core, name, answer)
+    return [Machine.from_json(machine).to_json() for machine in answer.get("machines", [])]
+
+
+def discover(core: Core, name: str) -> Differences:
+    """Have the site looked at now; what is new since the last look. Raises SiteNotFound, SiteUnreachable where its
+    server does not answer in time, and what that says; it is kept as the last look's error."""
+    with core.database.read() as session:
+        site(session, name)
     limit = core.timeouts.inventory
     request = Ask(name, "inventory", {}, key=f"inventory:{uuid.uuid4().hex}", silence=limit, limit=limit)
-    return refresh(core, name, ask(core, request))
+    try:
+        answer = ask(core, request)
+    except HomeportError as error:
+        failed(core, name, error.to_json())
+        raise
+    return take(core, name, answer)
 
 
 def start_machine(core: Core, name: str, vm: str) -> Machine:
@@ -90,12 +168,17 @@ def probe_store(core: Core, name: str, store: str) -> Json:
 
 
 def machines(core: Core, name: str, *, fresh: bool = False) -> list[Json]:
-    """By name; asked of the site where that is wanted, or was never done."""
+    """By name, as the vault knows them; ``fresh``: the site is asked first, which raises what :func:`discover` does."""
+    if fresh:
+        discover(core, name)
     with core.database.read() as session:
-        known = site(session, name).inventoried is not None
-        rows = session.scalars(select(MachineRow).where(MachineRow.site == name).order_by(MachineRow.name))
-        found: list[Any] = [row.data for row in rows]
-    return found if known and not fresh else sorted(ask_site(core, name), key=lambda machine: str(machine["name"]))
+        site(session, name)
+        found: list[Any] = [row.data for row in _rows(session, name)]
+    return found
+
+
+def _rows(session: Session, name: str) -> list[MachineRow]:
+    return list(session.scalars(select(MachineRow).where(MachineRow.site == name).order_by(MachineRow.name)))
 
 
 def machine(core: Core, name: str, wanted: str) -> Machine:

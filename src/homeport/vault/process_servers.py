@@ -63,4 +63,8 @@ def switch(core: Core, item: str, process_server: str) -> Json:
     limit = core.timeouts.inventory
     key = f"switch:{uuid.uuid4().hex}"
     request = Ask(row.replicate["at"], "switch-process-server", params, key, item=row.id, silence=limit, limit=limit)
-    return ask(core, request)
+    switched = ask(core, request)
+    with core.database.write() as session:  # the next report says it, too; until then the one before is free to go
+        row = items.find(session, row.id)
+        row.replication = {**row.replication, "process_server": process_server}
+    return switched

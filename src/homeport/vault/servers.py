@@ -38,7 +38,7 @@ from homeport.trust.private import write_private
 from homeport.trust.security import Event
 from homeport.vault import inventory
 from homeport.vault.core import Core
-from homeport.vault.database import CertificateRow, ItemRow, Json, RegistrationKeyRow, ServerRow, SettingRow
+from homeport.vault.database import CertificateRow, Json, RegistrationKeyRow, ServerRow, SettingRow
 
 JOINING, JOINED, REVOKED = "joining", "joined", "revoked"
 REVOCATIONS = "revocations"
@@ -78,20 +78,6 @@ class ServerRevoked(HomeportError):
 class CertificateUnknown(HomeportError):
     code = "server.certificate-unknown"
     remedy = "Join this server anew: the vault keeps no record of its certificate."
-
-
-class HasDependents(HomeportError):
-    """``details``: ``servers``."""
-
-    code = "server.has-dependents"
-    remedy = "Remove those first, or all at once with --force."
-
-
-class ServerInUse(HomeportError):
-    """``details``: ``items``."""
-
-    code = "server.in-use"
-    remedy = "End the protection of these items, or remove it with --force and join another in its place."
 
 
 # ── issuing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -187,7 +173,7 @@ def certify(core: Core, site: str, role: str, name: str, request: str, renews: s
                 raise NameTaken(f"There is a server {name!r} already: a {row.role} of site {row.site!r}.")
             again = certificate_of(session, name, key) if same else None
             if again is None:
-                _revoke(core, session, [name], "joined again before its first join ended")
+                revoke_all(core, session, [name], "joined again before its first join ended")
                 take_place(core, session, who, key)
                 again = issue(core, session, who, request)
             certificate = again
@@ -298,12 +284,12 @@ def hear(core: Core, session: Session, server: ServerRow, certificate: Certifica
             RegistrationKeyRow.used.is_(None),
         )
     ).first()
-    _revoke(core, session, [server.name], "another took its place", but=server.key)
+    revoke_all(core, session, [server.name], "another took its place", but=server.key)
     if used is not None:
         used.used = core.clock()
         for other in configuration_servers(session, server.site):
             if other.name != server.name:
-                _revoke(core, session, [other.name], f"{server.name} took its place")
+                revoke_all(core, session, [other.name], f"{server.name} took its place")
                 other.removed = core.clock()
     security.record(Event.JOINED, peer=certificate.uri, serial=certificate.serial)
 
@@ -377,7 +363,7 @@ def revoke(core: Core, name: str, serial: str | None = None, reason: str = "an o
             raise CertificateUnknown(
                 f"The server {name!r} has no certificate {serial}.", remedy="See `homeport server list --json`."
             )
-        _revoke(core, session, [name], reason, serial)
+        revoke_all(core, session, [name], reason, serial)
         if serial is None:
             server.state = REVOKED
         return server_json(core, session, server)
@@ -390,7 +376,7 @@ def _certificates(session: Session, names: Iterable[str], serial: str | None = N
     return list(session.scalars(wanted.order_by(CertificateRow.not_after)))
 
 
-def _revoke(
+def revoke_all(
     core: Core,
     session: Session,
     names: Iterable[str],
@@ -414,43 +400,14 @@ def revoke_key(core: Core, session: Session, name: str, key: str) -> None:
     """What a server got for a public key with which its join never ended."""
     serials = [row.serial for row in _certificates(session, [name]) if row.key == key]
     for serial in serials:
-        _revoke(core, session, [name], "its join never ended, and another server used its registration key", serial)
+        revoke_all(core, session, [name], "its join never ended, and another server used its registration key", serial)
 
 
-def remove(core: Core, name: str, *, force: bool = False) -> Json:
-    """The vault forgets a server and revokes its certificates. In the order of dependency: process servers and master
-    targets before their configuration server. ``force``: with all that depend on it, whatever uses it.
-    Raises :class:`ServerNotFound`, :class:`HasDependents`, :class:`ServerInUse`."""
-    with core.database.write() as session:
-        server = find(session, name)
-        gone = [server]
-        if server.role == Role.CONFIGURATION_SERVER:
-            below = _below(session, server)
-            used = _items_of(session, server.site)
-            if below and not force:
-                names = [each.name for each in below]
-                raise HasDependents(
-                    f"Servers of site {server.site!r} depend on {name!r}: {', '.join(names)}.", servers=names
-                )
-            if used and not force:
-                raise ServerInUse(f"Items replicate from or to site {server.site!r}: {', '.join(used)}.", items=used)
-            gone = [*below, server]
-        _revoke(core, session, [each.name for each in gone], "removed")
-        for each in gone:
-            each.removed = core.clock()
-            security.record(Event.REMOVED, name=each.name, role=each.role, site=each.site, force=force)
-        return {"removed": [server_json(core, session, each) for each in gone]}
-
-
-def _below(session: Session, server: ServerRow) -> list[ServerRow]:
-    wanted = select(ServerRow).where(
-        ServerRow.site == server.site, ServerRow.role.in_(JOIN_BY_PASSPHRASE), ServerRow.removed.is_(None)
+def gone(session: Session, site: str) -> list[str]:
+    """Names of the servers of a site that were removed or revoked: their configuration server forgets them."""
+    wanted = select(ServerRow.name).where(
+        ServerRow.site == site, or_(ServerRow.removed.is_not(None), ServerRow.state == REVOKED)
     )
-    return list(session.scalars(wanted.order_by(ServerRow.name)))
-
-
-def _items_of(session: Session, site: str) -> list[str]:
-    wanted = select(ItemRow.name).where(ItemRow.removed.is_(None), or_(ItemRow.home == site, ItemRow.away == site))
     return sorted(session.scalars(wanted))
 
 

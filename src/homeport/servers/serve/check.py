@@ -88,7 +88,7 @@ def peers(config: Config, identity: Identity | None) -> list[Peer]:
         return [Peer("itself, as its sites see it", url, Role.VAULT, None, "/v1/authority") for url in
                 (config.texts("urls") if config.role is Role.VAULT else [])]  # fmt: skip
     if config.role is Role.CONFIGURATION_SERVER:
-        urls = [config.text("vault")] if config.text("vault") else list(identity.urls)
+        urls = config.texts("vault") or list(identity.urls)
         return [Peer("vault", url, Role.VAULT, None, f"/v1/agent/{identity.site}/self") for url in urls]
     url = config.text("configuration_server") or next(iter(identity.urls), "")
     found = [Peer("configuration server", url, Role.CONFIGURATION_SERVER, identity.site, "/v1/join")]

@@ -13,10 +13,13 @@ from urllib.parse import urlsplit
 
 from homeport.domain.bandwidth import Schedule, parse_rate, parse_window
 from homeport.domain.errors import HomeportError
+from homeport.domain.inventory import DISCOVERY_INTERVAL
 from homeport.domain.servers import Role
 from homeport.servers.serve.ports import DATA_PORT, LOCAL_PORT, SITE_PORT, VAULT_PORT, health_port
 from homeport.servers.shipping import MOST_THREADS
 from homeport.sites.qemu.description import parse_size
+
+LEAST_DISCOVERY = 10
 
 
 class ConfigInvalid(HomeportError):
@@ -28,13 +31,15 @@ class ConfigInvalid(HomeportError):
 
 @dataclass(frozen=True)
 class Setting:
-    """``default``: None: it must be given. ``example``: the sample's, for one that is given, always or mostly."""
+    """``default``: None: it must be given. ``example``: the sample's, for one that is given, always or mostly.
+    ``alone``: of a list: its only text may be given without brackets."""
 
     name: str
     kind: type
     default: Any
     doc: str
     example: Any = ""
+    alone: bool = False
 
 
 def _state(role: Role) -> Setting:
@@ -102,7 +107,20 @@ SETTINGS: dict[Role, tuple[Setting, ...]] = {
         _state(Role.CONFIGURATION_SERVER),
         _SITE,
         _STORE,
-        Setting("vault", str, "", "URL of the vault. Empty: where this server joined."),
+        Setting(
+            "vault",
+            list,
+            [],
+            "URLs of the vault's instances (all of one vault), or the URL of its only one. Who answers is asked until\n"
+            "it is away, then the next. Empty: where this server joined, and what its registration key said.",
+            alone=True,
+        ),
+        Setting(
+            "discovery",
+            int,
+            DISCOVERY_INTERVAL,
+            f"Seconds between two discoveries of the site's machines: {LEAST_DISCOVERY} or more. Read again at SIGHUP.",
+        ),
         Setting(
             "listen",
             str,
@@ -236,6 +254,11 @@ class Config:
     def threads(self) -> int:
         return int(self.values["threads"])
 
+    @property
+    def discovery(self) -> int:
+        """Seconds."""
+        return int(self.values["discovery"])
+
     def schedule(self) -> Schedule:
         """How fast a process server may ship. Raises ScheduleInvalid."""
         return Schedule(parse_rate(self.text("rate")), tuple(map(parse_window, self.texts("windows"))))
@@ -282,6 +305,8 @@ def check_config(role: Role, data: Mapping[str, Any]) -> Config:
             values[name] = setting.default
             continue
         value = data[name]
+        if setting.alone and isinstance(value, str):
+            value = [value] if value else []
         given = value if isinstance(value, list) else [value]
         of = str if setting.kind is list else setting.kind
         fits = isinstance(value, setting.kind) and all(isinstance(each, of) for each in given)
@@ -295,7 +320,7 @@ def check_config(role: Role, data: Mapping[str, Any]) -> Config:
             host, _ = config.address(name)
             if name != "listen" and not _is_loopback(host):
                 raise ConfigInvalid(f"{name} is at {host}: that is no address of loopback", setting=name)
-    addresses = [("urls", url) for url in values.get("urls", [])]
+    addresses = [(name, url) for name in ("urls", "vault") for url in values.get(name, [])]
     addresses += [(name, values[name]) for name in _URLS if values.get(name)]
     for name, url in addresses:
         if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
@@ -303,6 +328,10 @@ def check_config(role: Role, data: Mapping[str, Any]) -> Config:
     if role is Role.PROCESS_SERVER:
         _check_source(config)
         _check_shipping(config)
+    if role is Role.CONFIGURATION_SERVER and config.discovery < LEAST_DISCOVERY:
+        raise ConfigInvalid(
+            f"discovery is {config.discovery}, and {LEAST_DISCOVERY} or more seconds are wanted", setting="discovery"
+        )
     return config
 
 
@@ -334,7 +363,7 @@ def _check_shipping(config: Config) -> None:
         raise ConfigInvalid(f"threads is {config.threads}, and 1 to {MOST_THREADS} is wanted", setting="threads")
 
 
-_URLS = ("vault", "configuration_server", "advertise")
+_URLS = ("configuration_server", "advertise")
 
 
 def parse_address(text: str, name: str) -> tuple[str, int]:

@@ -16,6 +16,7 @@ from homeport.domain.errors import HomeportError
 from homeport.domain.servers import Role
 from homeport.servers.cache_room import CacheRoom
 from homeport.servers.configuration_backup import EVERY, LOOK_EVERY, Schedule, take_up
+from homeport.servers.discovery import Discovery
 from homeport.servers.join_passphrase import JoinPassphrase
 from homeport.servers.join_service import UNGUARDED, install_errors, join_routes
 from homeport.servers.joining import IDENTITY
@@ -125,11 +126,13 @@ class SiteServer:
             Check("certificate", not soon, f"valid until {self.identity.not_after.isoformat()}"),
         ]
 
-    def upstream(self, setting: str) -> str:
-        url = self.config.text(setting) or next(iter(self.identity.urls), "")
-        if not url:
+    def upstream(self, setting: str) -> list[str]:
+        """Where who is dialled may be: as configured, else as it was told at the join."""
+        configured = self.config.values[setting]
+        urls = [configured] if isinstance(configured, str) and configured else list(configured or self.identity.urls)
+        if not urls:
             raise WrongRole(f"It is not known where the {setting.replace('_', ' ')} is: set {setting}.")
-        return url
+        return urls
 
 
 class ConfigurationServer(SiteServer):
@@ -144,12 +147,14 @@ class ConfigurationServer(SiteServer):
         self._work: SiteWork | None = None
         self._web: Web | None = None
         self._backups: Schedule | None = None
+        self._discovery: Discovery | None = None
         self._ending = threading.Event()
 
     def start(self) -> None:
         listener = listen(self.config.address("listen"))
         self.stack.callback(listener.close)
-        link = Link(self.upstream("vault"), identity=self.identity, role=Role.VAULT)
+        first, *others = self.upstream("vault")
+        link = Link(first, identity=self.identity, role=Role.VAULT, others=tuple(others))
         context = self.begin(link, self.identity.site)
         self.stack.enter_context(Lock(self.folder / "servers.lock"))
         take_up(self.config.state, self.folder, {name: self.config.values[name] for name in _OF_A_BACKUP})
@@ -160,7 +165,8 @@ class ConfigurationServer(SiteServer):
         self.relay.store = self.store.named()
         vault = link.client(httpx.Timeout(10.0))
         self.stack.callback(vault.close)
-        worker = self.worker = Worker(self.identity.site, link, work, greet_every=GREET_EVERY)
+        discovery = self._discovery = Discovery(self.identity.site, work.discover, self.config.discovery)
+        worker = self.worker = Worker(self.identity.site, link, work, greet_every=GREET_EVERY, discovery=discovery)
         self.relay.changed = worker.refresh
         api = FastAPI(title="Homeport configuration server", openapi_url=None)
         install_errors(api)
@@ -200,6 +206,11 @@ class ConfigurationServer(SiteServer):
                 backups.tend()
             except Exception:
                 log.exception("backing up failed")
+
+    def reload(self, config: Config) -> None:
+        """How often the site is discovered."""
+        if self._discovery is not None:
+            self._discovery.interval = config.discovery
 
     def failed(self) -> str | None:
         ended = "the service for this site's servers has ended" if self._web and not self._web.alive else None
@@ -285,7 +296,7 @@ class MasterTarget(SiteServer):
 
 def _to_configuration_server(server: SiteServer) -> Link:
     return Link(
-        server.upstream("configuration_server"),
+        server.upstream("configuration_server")[0],
         identity=server.identity,
         role=Role.CONFIGURATION_SERVER,
         site=server.identity.site,

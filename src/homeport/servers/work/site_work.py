@@ -6,7 +6,7 @@ carries the item's fence number; one older than the newest seen is refused: its 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +30,10 @@ class SiteServers(Protocol):
     def gateway(self) -> dict[str, str] | None: ...
 
     def facts(self) -> dict[str, Any]: ...
+
+    def known(self) -> frozenset[str]: ...
+
+    def settle(self, known: frozenset[str], told: Mapping[str, Any]) -> None: ...
 
     def resume(self, replications: list[Params]) -> None: ...
 
@@ -57,6 +61,12 @@ class ServersHere:
 
     def facts(self) -> dict[str, Any]:
         return {**self.process_server.facts(), **self.master_target.facts()}
+
+    def known(self) -> frozenset[str]:
+        return frozenset()
+
+    def settle(self, known: frozenset[str], told: Mapping[str, Any]) -> None:
+        """Nobody else is there to be forgotten."""
 
     def resume(self, replications: list[Params]) -> None:
         self.process_server.resume(replications)
@@ -117,8 +127,10 @@ class SiteWork:
         """Tell the vault of this site, and take its answer: its key, and its header, sealed by the passphrase, which
         goes beside the data, once; and what it says of bandwidth."""
         before = self.store.sealed_header()
+        known = self.servers.known()
         answer = hello(self._greeting(before))
         self.store.welcome(answer)
+        self.servers.settle(known, answer)
         if before is None:
             hello(self._greeting(self.store.sealed_header()))  # so that sites which join later get it too
         if "throttles" in answer:
@@ -127,6 +139,10 @@ class SiteWork:
 
     def _greeting(self, sealed: str | None) -> dict[str, Any]:
         return {"gateway": self.servers.gateway(), "facts": self.facts(), "sealed": sealed}
+
+    def discover(self) -> dict[str, Any]:
+        """{"machines", "facts"}: what the site sees now."""
+        return self.carry_out("inventory", {}, lambda *_: None)
 
     def resume(self, replications: list[Params]) -> None:
         self.servers.resume(replications)

@@ -9,13 +9,15 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy import select
 
 from homeport.domain.errors import HomeportError
+from homeport.domain.machines import Machine
 from homeport.domain.operations import after_report
 from homeport.trust import tls
 from homeport.trust.asgi import peer_in
+from homeport.trust.identity import VERSION_HEADER
 from homeport.vault import configuration_backups, inventory, items, servers, throttles, work
 from homeport.vault.api.context import TheCore
 from homeport.vault.core import Core
@@ -81,7 +83,9 @@ class Report(BaseModel):
 
 @router.post("/hello")
 def hello(core: TheCore, site: str, body: Hello) -> Json:
-    """A server of the site began. Work that an earlier one had in hand is handed out again."""
+    """A server of the site began, or tells of itself anew. Work that an earlier one had in hand is handed out again.
+    ``gone``: names of the site's servers that were removed or revoked; ``items``: those that have this site, each with
+    its group."""
     with core.database.write() as session:
         row = inventory.site(session, site)
         row.executor, row.last_seen = body.executor, now()
@@ -95,6 +99,7 @@ def hello(core: TheCore, site: str, body: Hello) -> Json:
             sealed = SettingRow(name="sealed", value={"text": body.sealed})
             session.add(sealed)
         told = {"throttles": throttles.of_site(session, site), "store": row.store}
+        gone, there = servers.gone(session, site), inventory.items_of(session, site)
     work.hello(core, site, body.executor)
     if moved:
         _tell_gateway(core, site, body.executor)
@@ -104,6 +109,8 @@ def hello(core: TheCore, site: str, body: Hello) -> Json:
         "passphrase": core.secrets.passphrase,
         "sealed": sealed.value["text"] if sealed is not None else None,
         **told,
+        "gone": gone,
+        "items": {item.id: item.group_name for item in there},
     }
 
 
@@ -119,6 +126,32 @@ def _tell_gateway(core: Core, site: str, executor: str) -> None:
         ]
     for item, at, params in wanted:
         work.post_if_idle(core, work.Ask(at, "replicate", params, key=f"gateway:{executor}:{item}", item=item))
+
+
+class Discovered(BaseModel):
+    """What the site's configuration server saw. ``age``: seconds since it began to look; ``interval``: seconds between
+    two looks; ``error``: why it saw nothing."""
+
+    age: Annotated[float, Field(ge=0)]
+    interval: Annotated[float, Field(gt=0)]
+    machines: list[Json] | None = None
+    facts: Json = {}
+    error: Json | None = None
+
+
+@router.post("/inventory")
+def discovered(core: TheCore, site: str, body: Discovered) -> Json:
+    """The site was looked at without being asked. That is no sign of life: its folder may be away."""
+    if body.error is not None or body.machines is None:
+        inventory.failed(core, site, body.error or {}, body.interval)
+        return {}
+    try:
+        for machine in body.machines:
+            Machine.from_json(machine)
+    except (KeyError, ValueError, TypeError) as error:
+        raise ReportInvalid(f"A machine of the inventory is malformed: {error!r}.") from error
+    inventory.take(core, site, {"machines": body.machines, "facts": body.facts}, body.age, body.interval)
+    return {}
 
 
 @router.get("/work")
@@ -215,9 +248,11 @@ def renew(request: Request, core: TheCore, site: str, body: Renewal) -> Json:
 
 
 class ConfigurationBackup(BaseModel):
-    """``content``: what the site's configuration server can't have anew."""
+    """``content``: what the site's configuration server can't have anew; the rest: configuration_backups.Handed."""
 
     content: Json
+    reason: Literal["scheduled", "changed", "asked"] | None = None
+    every: Annotated[float, Field(ge=0)] | None = None
 
 
 class Restoring(BaseModel):
@@ -229,8 +264,9 @@ class Restoring(BaseModel):
 @router.post("/configuration-backups", status_code=201)
 def keep_configuration(request: Request, core: TheCore, site: str, body: ConfigurationBackup) -> Json:
     """Keep a backup of the site's configuration server; answers it, sealed."""
-    peer = peer_in(request.scope)
-    return {"backup": configuration_backups.keep(core, site, peer.who.name if peer is not None else site, body.content)}
+    peer, version = peer_in(request.scope), request.headers.get(VERSION_HEADER)
+    handed = configuration_backups.Handed(body.content, version, body.reason, body.every)
+    return {"backup": configuration_backups.keep(core, site, peer.who.name if peer is not None else site, handed)}
 
 
 @router.post("/configuration-backups/restore")

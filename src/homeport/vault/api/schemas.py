@@ -194,6 +194,19 @@ class ItemList(Shown):
     next: Next = None
 
 
+class Discovery(Shown):
+    """``last``: as of when the site's machines are known; ``tried``: when looking was last tried; ``error``: why that
+    saw nothing; ``interval``: seconds between two looks; ``stale``: whether ``last`` may be believed no more, ``why``:
+    in words."""
+
+    last: Instant | None
+    tried: Instant | None
+    error: Json | None
+    interval: float
+    stale: bool
+    why: str | None
+
+
 class Site(Shown):
     name: str
     provider: str
@@ -201,8 +214,41 @@ class Site(Shown):
     store: str | None
     connected: bool
     last_seen: Instant | None
+    discovery: Discovery
     facts: Json
     created: Instant
+
+
+class SeenMachine(Shown):
+    name: str
+    uuid: str
+
+
+class MachineChange(Shown):
+    """Values as a machine has them."""
+
+    field: str
+    before: Any
+    after: Any
+
+
+class ChangedMachine(SeenMachine):
+    changes: list[MachineChange]
+
+
+class Refreshed(Shown):
+    """What a discovery found that is not as at the one before."""
+
+    site: Site
+    new: list[SeenMachine]
+    gone: list[SeenMachine]
+    changed: list[ChangedMachine]
+
+
+class RemovedSite(Site):
+    """``left``: what stays where it is, in words."""
+
+    left: list[str]
 
 
 class ProbedSite(Site):
@@ -230,6 +276,7 @@ class Machine(Shown):
 
 class MachineList(Shown):
     machines: list[Machine]
+    discovery: Discovery
 
 
 class MachineStarted(Shown):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from homeport.vault import balance, registration, server_health, servers
+from homeport.vault import balance, configuration_backups, registration, removal, server_health, servers
 from homeport.vault.api.context import TheCore
 
 router = APIRouter(prefix="/v1", tags=["servers"])
@@ -90,6 +90,13 @@ def show_server(core: TheCore, name: str) -> Json:
     return server_health.shown(core, name)
 
 
+@router.get("/configuration-backups")
+def list_configuration_backups(core: TheCore, server: str | None = None) -> Json:
+    """The backups of configuration servers that the vault keeps, the newest of a site first, and when the next are due.
+    ``server``: only of that one."""
+    return configuration_backups.listed(core, server)
+
+
 @router.post("/servers/{name}/revoke")
 def revoke(core: TheCore, name: str, body: Revocation) -> Json:
     """From the next request on, nobody takes its certificate, or its certificates, any more."""
@@ -98,5 +105,6 @@ def revoke(core: TheCore, name: str, body: Revocation) -> Json:
 
 @router.delete("/servers/{name}")
 def remove(core: TheCore, name: str, force: Annotated[bool, Query()] = False) -> Json:
-    """Forget it and revoke its certificates; ``force``: with what depends on it, whatever uses it."""
-    return servers.remove(core, name, force=force)
+    """Forget it and revoke its certificates; ``force``: with what depends on it, whatever uses it. ``left``: what is
+    left behind, in words."""
+    return removal.remove(core, name, force=force)

@@ -14,12 +14,21 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from homeport.domain.errors import HomeportError
-from homeport.vault import inventory
+from homeport.vault import inventory, removal
 from homeport.vault.api.context import TheCore
 from homeport.vault.api.paging import ThePage, keyset
-from homeport.vault.api.schemas import MachineList, MachineStarted, ProbedSite, Site, SiteList
+from homeport.vault.api.schemas import (
+    MachineList,
+    MachineStarted,
+    ProbedSite,
+    Refreshed,
+    RemovedSite,
+    Site,
+    SiteList,
+)
 from homeport.vault.core import Core
-from homeport.vault.database import ItemRow, MachineRow, ServerRow, SiteRow, WorkRow, now
+from homeport.vault.database import ItemRow, MachineRow, SiteRow, WorkRow, now
+from homeport.vault.removal import some
 from homeport.vault.work import OPEN
 
 router = APIRouter(prefix="/v1/sites", tags=["sites"])
@@ -42,20 +51,6 @@ class SitePathOverlaps(HomeportError):
 
     code = "site.path-overlaps"
     remedy = "Give each site a folder of its own, none within another's."
-
-
-class SiteInUse(HomeportError):
-    """``details``: ``items``, their names."""
-
-    code = "site.in-use"
-    remedy = "End the protection of these items first: `homeport disable ITEM`."
-
-
-class SiteHasServers(HomeportError):
-    """``details``: ``servers``, their names."""
-
-    code = "site.has-servers"
-    remedy = "Remove them first: `homeport server remove NAME`, the configuration server last."
 
 
 class SiteStoreInUse(HomeportError):
@@ -81,19 +76,15 @@ class NewSite(BaseModel):
     path: str
 
 
-def is_connected(core: Core, site: str) -> bool:
-    silence = core.liveness.silence(site)
-    return silence is not None and silence <= core.timeouts.gone
-
-
 def site_json(core: Core, site: SiteRow) -> dict[str, Any]:
     return {
         "name": site.name,
         "provider": site.provider,
         "path": site.path,
         "store": site.store,
-        "connected": is_connected(core, site.name),
+        "connected": inventory.is_connected(core, site.name),
         "last_seen": site.last_seen.isoformat() if site.last_seen else None,
+        "discovery": inventory.discovery_json(core, site),
         "facts": site.facts,
         "created": site.created.isoformat(),
     }
@@ -115,7 +106,8 @@ def list_sites(
         wanted = wanted.where(SiteRow.provider == provider)
     if connected is not None:
         with core.database.read() as session:
-            names = [name for name in session.scalars(select(SiteRow.name)) if is_connected(core, name) is connected]
+            every = session.scalars(select(SiteRow.name))
+            names = [name for name in every if inventory.is_connected(core, name) is connected]
         wanted = wanted.where(SiteRow.name.in_(names))
     with core.database.read() as session:
         rows = session.scalars(keyset(wanted, page, SiteRow.name)).all()
@@ -140,7 +132,7 @@ def add_site(core: TheCore, body: NewSite) -> dict[str, Any]:
         if site is None:
             site = SiteRow(name=body.name)
             session.add(site)
-        site.provider, site.path, site.facts, site.removed = body.provider, body.path, {}, None
+        site.provider, site.path, site.facts, site.discovery, site.removed = body.provider, body.path, {}, {}, None
     added = site_json(core, site)
     for listener in core.site_listeners:
         listener(added)
@@ -169,27 +161,28 @@ def change_site(core: TheCore, site: str, body: SiteChanges) -> dict[str, Any]:
         return {**site_json(core, row), "probed": probed}
 
 
-@router.delete("/{site}", response_model=Site)
-def remove_site(core: TheCore, site: str) -> dict[str, Any]:
-    """The vault forgets it; its folder, its machines and its store stay as they are."""
+@router.post("/{site}/refresh", response_model=Refreshed)
+def refresh_site(core: TheCore, site: str) -> dict[str, Any]:
+    """Have the site discovered now; what is new, gone and changed since it was last."""
+    found = inventory.discover(core, site)
+    with core.database.read() as session:
+        return {"site": site_json(core, inventory.site(session, site)), **found.to_json()}
+
+
+@router.delete("/{site}", response_model=RemovedSite)
+def remove_site(core: TheCore, site: str, force: bool = False) -> dict[str, Any]:
+    """The vault forgets it; its folder, its machines and its store stay as they are. ``force``: its servers are gone
+    for good, and are removed with it; items that have the site refuse that all the same."""
     with core.database.write() as session:
         row = inventory.site(session, site)
-        wanted = select(ItemRow).where(ItemRow.removed.is_(None), (ItemRow.home == site) | (ItemRow.away == site))
-        used = sorted(item.name for item in session.scalars(wanted))
-        if used:
-            raise SiteInUse(f"The site {site!r} is what {_some(used)} replicate from or to.", items=used)
-        servers = sorted(
-            session.scalars(select(ServerRow.name).where(ServerRow.site == site, ServerRow.removed.is_(None)))
-        )
-        if servers:
-            raise SiteHasServers(f"The site {site!r} has the servers {_some(servers)}.", servers=servers)
+        left = removal.free_site(core, session, site, force=force)
         session.execute(delete(MachineRow).where(MachineRow.site == site))
         session.execute(
             update(WorkRow)
             .where(WorkRow.site == site, WorkRow.state.in_(OPEN))
             .values(state="withdrawn", changed=now())
         )
-        removed = site_json(core, row)
+        removed = {**site_json(core, row), "left": left}
         row.removed, row.gateway, row.executor, row.store = now(), None, None, None
         row.inventoried = row.last_seen = None
     return removed
@@ -204,7 +197,7 @@ def _store_must_be_free(session: Session, site: SiteRow) -> None:
         if item.timelines.get(site.name) or (item.away == site.name and item.removed is None)
     )
     if used:
-        raise SiteStoreInUse(f"The recovery store of site {site.name!r} holds points of {_some(used)}.", items=used)
+        raise SiteStoreInUse(f"The recovery store of site {site.name!r} holds points of {some(used)}.", items=used)
 
 
 def _no_other_store(session: Session, site: SiteRow, store: str) -> None:
@@ -217,15 +210,12 @@ def _no_other_store(session: Session, site: SiteRow, store: str) -> None:
             )
 
 
-def _some(names: list[str], most: int = 10) -> str:
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
-
-
 @router.get("/{site}/machines", response_model=MachineList)
 def list_machines(core: TheCore, site: str, refresh: bool = False) -> dict[str, Any]:
-    """What the site saw when it was last asked; ``refresh``: ask it now."""
-    return {"machines": inventory.machines(core, site, fresh=refresh)}
+    """What the vault knows, as of ``discovery``; ``refresh``: the site is asked first."""
+    found = inventory.machines(core, site, fresh=refresh)
+    with core.database.read() as session:
+        return {"machines": found, "discovery": inventory.discovery_json(core, inventory.site(session, site))}
 
 
 @router.post("/{site}/machines/{machine}/start", response_model=MachineStarted)

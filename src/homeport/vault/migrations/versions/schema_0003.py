@@ -1,4 +1,4 @@
-"""Servers apart: certificates and registration keys; replication groups."""
+"""Servers apart: certificates and registration keys; replication groups; how a site is discovered."""
 
 from __future__ import annotations
 
@@ -66,5 +66,8 @@ def upgrade() -> None:
 
     with op.batch_alter_table("items", schema=None) as batch_op:
         batch_op.add_column(sa.Column("group_name", sa.String(), nullable=True))
+
+    with op.batch_alter_table("sites", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("discovery", sa.JSON(), server_default="{}", nullable=False))
 
     # ### end Alembic commands ###
