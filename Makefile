@@ -16,7 +16,7 @@ demo-sites: prepare ## two sites and a WAN, a cut, a killed server, a lost site,
 	@.venv/bin/python -m demo.sites $(if $(KEEP),--keep)
 
 BENCH ?= failover store
-bench: prepare ## side by side with other tools; BENCH=failover, store, wan (to another site) or rpo (an interval under churn) for one, ARGS=… for its options
+bench: prepare ## side by side with other tools; BENCH=failover, store, wan (to another site), rpo (an interval under churn) or source_wire (a process server elsewhere) for one, ARGS=… for its options
 	@scripts/prepare-bench
 	@status=0; for one in $(BENCH); do .venv/bin/python -m tests.bench.$$one $(ARGS) || status=1; done; exit $$status
 
