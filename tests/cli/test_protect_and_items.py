@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -180,12 +181,12 @@ def test_the_last_discovery_is_shown_and_whether_it_may_be_believed(homeport: Ho
     looks = (("site", "list"), ("site", "show", "home"), ("machine", "list", "home"))
     for look in looks:
         out = homeport(*look).out
-        assert "3 min ago" in out
+        assert re.search(r"3 min( \d+ s)? ago", out)
         assert "stale" not in out
     why = "The last discovery is more than two intervals ago."
     vault.discovery |= {"stale": True, "why": why, "error": {"code": "x", "cause": "The hypervisor is busy."}}
     for look in looks:
-        assert "3 min ago, stale" in homeport(*look).out
+        assert re.search(r"3 min( \d+ s)? ago, stale", homeport(*look).out)
     assert why in homeport("machine", "list", "home", "--no-refresh").out
     shown = homeport("site", "show", "home").out
     assert why in shown
