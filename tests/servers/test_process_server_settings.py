@@ -12,7 +12,8 @@ from homeport.domain.bandwidth import Schedule, parse_window
 from homeport.domain.servers import Role
 from homeport.domain.units import GiB
 from homeport.servers.host_load import HostLoad
-from homeport.servers.relay import NoServer, ProcessServerCritical, Relay
+from homeport.servers.relay import Relay
+from homeport.servers.relay_errors import NoServer, ProcessServerCritical
 from homeport.servers.serve.settings import ConfigInvalid, check_config, sample_config
 from homeport.servers.serve.site_server import ProcessServer
 from homeport.servers.shipping import Shipping

@@ -12,7 +12,8 @@ import pytest
 
 from homeport.domain.points import Consistency, PointId, PointInfo
 from homeport.servers.crossing import Crossing
-from homeport.servers.replication import Replication, renewed
+from homeport.servers.replication import Replication
+from homeport.servers.replication_spec import renewed
 from homeport.servers.shipper import Shipper
 from homeport.store.timeline import MachineStore
 from tests.servers.bucket import FolderObjects

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from homeport.domain.errors import HomeportError
-from homeport.servers.relay import GroupTogether, NoServer, NotAsked, Relay, ServerAway, ServerRemoved
+from homeport.servers.relay import Relay
+from homeport.servers.relay_errors import GroupTogether, NoServer, NotAsked, ServerAway, ServerRemoved
 from homeport.servers.work.kinds import SWITCH, Duty, Part
 
 REPLICATE = Part(Duty.PROCESS_SERVER, "replicate")

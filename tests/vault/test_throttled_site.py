@@ -16,7 +16,8 @@ from vault_process import LocalVault
 from homeport.domain.bandwidth import Schedule
 from homeport.servers.crossing import Crossing
 from homeport.servers.link import Link
-from homeport.servers.relay import NotAsked, Relay
+from homeport.servers.relay import Relay
+from homeport.servers.relay_errors import NotAsked
 from homeport.servers.remote_objects import RemoteObjects
 from homeport.servers.role_work import RoleWork
 from homeport.servers.shipping import Shipping

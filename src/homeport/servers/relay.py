@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,16 @@ import structlog
 from homeport.domain.errors import HomeportError
 from homeport.domain.process_servers import Grade, judge, vitals_of
 from homeport.servers.durable import write_durably
+from homeport.servers.machine_owners import MachineOwners
+from homeport.servers.relay_errors import (
+    GroupTogether,
+    NoServer,
+    NotAsked,
+    ProcessServerCritical,
+    ServerAway,
+    ServerRemoved,
+)
+from homeport.servers.relay_servers import Piece, RelayServer, throttle_of
 from homeport.servers.work.kinds import SWITCH, THROTTLE, Duty, Part
 from homeport.servers.work.site_context import Params, Progress, Report, Result
 
@@ -34,8 +44,6 @@ log = structlog.get_logger(__name__)
 ASSIGNMENTS, SERVERS, SOURCES = "assignments.json", "servers.json", "sources.json"
 THROTTLES = "throttles.json"
 """Files in its folder."""
-GONE_AFTER = 5.0
-"""Seconds without a poll after which a server is away: one that is there asks again at once."""
 LOOK_EVERY = 0.5
 TELL_EVERY = 5.0
 SWITCH_PATIENCE = 5.0
@@ -46,85 +54,6 @@ RESUME = "resume"
 """Kind of work between these servers: what a process server should replicate."""
 
 
-class NoServer(HomeportError):
-    code = "site.no-server"
-    remedy = "Start one and join it to this site's configuration server: `homeport serve --help`."
-
-
-class ServerAway(HomeportError):
-    code = "site.server-away"
-    remedy = "Start it again, or mend the network to it, then restart the job; `homeport site show SITE` lists servers."
-
-
-class ServerRemoved(HomeportError):
-    code = "site.server-removed"
-    remedy = "Restart the job: another server of the site does it. `homeport site show SITE` lists servers."
-
-
-class ProcessServerCritical(HomeportError):
-    code = "process-server.critical"
-    remedy = "Give it what it lacks, or name another one: `homeport server show NAME` says how each is."
-
-
-class GroupTogether(HomeportError):
-    code = "site.group-together"
-    remedy = "Only an item that is in no group can be given another process server alone."
-
-
-class NotAsked(HomeportError):
-    code = "work.unknown"
-    remedy = "Nobody waits for this work any more; drop its result."
-
-
-@dataclass
-class _Server:
-    name: str
-    duty: Duty
-    gateway: dict[str, str] | None = None
-    dialled: bool = False
-    """A process server that reads its machines through their mobility services."""
-    version: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
-    serial: str | None = None
-    """Of the certificate that it showed last."""
-    executor: str = ""
-    heard: float = 0.0
-    """Monotonic; 0: not since this process began."""
-    last_contact: str | None = None
-    polls: int = 0
-
-    @property
-    def there(self) -> bool:
-        return bool(self.executor) and (self.polls > 0 or time.monotonic() - self.heard < GONE_AFTER)
-
-    @property
-    def state(self) -> str:
-        return "connected" if self.there else "away" if self.last_contact else "joining"
-
-    def kept(self) -> dict[str, Any]:
-        return {
-            "role": self.duty,
-            "gateway": self.gateway,
-            "dialled": self.dialled,
-            "version": self.version,
-            "last_contact": self.last_contact,
-        }
-
-
-@dataclass
-class _Piece:
-    """``executor``: who has it in hand; empty: it waits to be taken. ``progress``: None: nobody waits for it."""
-
-    id: str
-    server: str
-    kind: str
-    params: Params
-    progress: Progress | None
-    executor: str = ""
-    result: Result | None = None
-    error: HomeportError | None = None
-
-
 class Relay:
     """The servers of one site, wherever they are. ``folder``: where is kept which there are; ``changed``: called when
     something that the vault should be told has changed: a server that came or went, a gateway that moved."""
@@ -133,12 +62,11 @@ class Relay:
         self._folder = folder
         self.changed = changed
         self._lock = threading.Condition()
-        self._servers: dict[str, _Server] = {}
-        self._pieces: dict[str, _Piece] = {}
+        self._servers: dict[str, RelayServer] = {}
+        self._pieces: dict[str, Piece] = {}
         self._assigned: dict[str, str] = _read(folder / ASSIGNMENTS)
         self._throttles: dict[str, Any] = _read(folder / THROTTLES)
-        self._sources: dict[str, dict[str, Any]] = _read(folder / SOURCES)
-        """By machine {"item", "process_server", "fence"}: one alone may ask for its changes."""
+        self._owners = MachineOwners(folder / SOURCES)
         self._replications: list[Params] | None = None
         self._report: Report = lambda report: None
         self._stopped = False
@@ -147,7 +75,7 @@ class Relay:
         self._sleepers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._told: list[tuple[str, str]] = []
         for name, kept in _read(folder / SERVERS).items():
-            self._servers[name] = _Server(
+            self._servers[name] = RelayServer(
                 name, Duty(kept["role"]), kept["gateway"], bool(kept.get("dialled")), kept["version"],
                 last_contact=kept["last_contact"],
             )  # fmt: skip
@@ -210,9 +138,9 @@ class Relay:
             left = {each: server for each, server in self._assigned.items() if each in there or each not in known}
             if left != self._assigned:
                 self._assign(left)
-            for item in {source["item"] for source in self._sources.values()} - there:
+            for item in self._owners.items() - there:
                 if item in known:
-                    self._unname(item)
+                    self._disown(item)
 
     def forget(self, names: Collection[str]) -> None:
         """Servers that were removed or revoked: what they had in hand fails, and their items go to others."""
@@ -261,12 +189,12 @@ class Relay:
                     self._resume_at(server)
         self._wake()
 
-    def _resume_at(self, server: _Server) -> None:
+    def _resume_at(self, server: RelayServer) -> None:
         id = f"{RESUME}.{server.name}.{time.monotonic_ns()}"
         params = {"replications": self.replications(server.name)}
-        self._pieces[id] = _Piece(id, server.name, RESUME, params, None)
+        self._pieces[id] = Piece(id, server.name, RESUME, params, None)
 
-    def _take_up_again(self, server: _Server, items: Collection[str]) -> None:
+    def _take_up_again(self, server: RelayServer, items: Collection[str]) -> None:
         """``items``: in which another process server took the place of this one. Where that was wrong (it was away when
         it was replaced, and went on by itself when it was back), it is told to stop, and this one goes on."""
         mine = [
@@ -276,7 +204,7 @@ class Relay:
         ]
         if mine:
             id = f"{RESUME}.{server.name}.{time.monotonic_ns()}"
-            self._pieces[id] = _Piece(id, server.name, RESUME, {"replications": mine}, None)
+            self._pieces[id] = Piece(id, server.name, RESUME, {"replications": mine}, None)
 
     def carry_out(self, part: Part, params: Params, progress: Progress, id: str) -> Result:
         """Have a server do ``part``; its answer. Raises NoServer, ServerAway, and what that server raised."""
@@ -289,8 +217,8 @@ class Relay:
         result = self._have_done(part, params, progress, id)
         self._note(part, params)
         if part.kind == _FORGET:  # not before: asked again, it must go to the same server
-            self._unname(str(params["item"]))
             with self._lock:
+                self._disown(str(params["item"]))
                 if params.get("item") in self._assigned:
                     self._assign({each: name for each, name in self._assigned.items() if each != params["item"]})
         return result
@@ -312,36 +240,20 @@ class Relay:
 
     # ── whose a machine is, for the mobility services ───────────────────────────────────────────────────────────
 
-    def _name(self, vm: str | None, item: str, server: str) -> None:
-        """``server`` alone may ask for the machine's changes from now on. Its number is greater than any before, also
-        than those of a configuration server that this one was restored from."""
-        known = self._sources.get(vm or "")
-        if vm is None or (known is not None and (known["item"], known["process_server"]) == (item, server)):
-            return
-        fence = max(int(time.time() * 1000), known["fence"] + 1 if known is not None else 0)
-        self._sources[vm] = {"item": item, "process_server": server, "fence": fence}
-        self._keep(SOURCES, self._sources)
-        self._tell_of_sources()
-
-    def _unname(self, item: str) -> None:
-        with self._lock:
-            gone = [vm for vm, known in self._sources.items() if known["item"] == item]
-            for vm in gone:
-                del self._sources[vm]
-            if gone:
-                self._keep(SOURCES, self._sources)
-                self._tell_of_sources()
-
     def sources(self) -> list[Params]:
         """{"vm", "process_server", "url", "fence"} of each machine whose process server a mobility service dials."""
         with self._lock:
             found = []
-            for vm, known in sorted(self._sources.items()):
-                server = self._servers.get(known["process_server"])
+            for vm, owner in self._owners.each():
+                server = self._servers.get(owner.process_server)
                 if server is not None and server.dialled and server.gateway is not None:
-                    told = {"process_server": server.name, "fence": known["fence"]}
+                    told = {"process_server": server.name, "fence": owner.fence}
                     found.append({"vm": vm, "url": server.gateway["url"], **told})
             return found
+
+    def _disown(self, item: str) -> None:
+        if self._owners.drop(item):
+            self._tell_of_sources()
 
     def _tell_of_sources(self) -> None:
         """The newest word alone counts: an older one that waits is dropped."""
@@ -351,7 +263,7 @@ class Relay:
                 if piece.server == server.name and piece.kind == RESUME:
                     del self._pieces[piece.id]
             id = f"{RESUME}.{server.name}.{time.monotonic_ns()}"
-            self._pieces[id] = _Piece(id, server.name, RESUME, {"replications": self.sources()}, None)
+            self._pieces[id] = Piece(id, server.name, RESUME, {"replications": self.sources()}, None)
         self._wake()
 
     def _switch(self, params: Params, progress: Progress, id: str) -> Result:
@@ -386,15 +298,15 @@ class Relay:
                 self._have_throttled(server)
         self._wake()
 
-    def _have_throttled(self, server: _Server) -> None:
+    def _have_throttled(self, server: RelayServer) -> None:
         if self._throttles_otherwise(server):
             id = f"{THROTTLE}.{server.name}.{time.monotonic_ns()}"
             wanted = {"throttle": self._throttles.get(server.name)}
-            self._pieces[id] = _Piece(id, server.name, THROTTLE, wanted, None)
+            self._pieces[id] = Piece(id, server.name, THROTTLE, wanted, None)
 
-    def _throttles_otherwise(self, server: _Server) -> bool:
+    def _throttles_otherwise(self, server: RelayServer) -> bool:
         """It is there, and goes by something else than what the vault says."""
-        if not server.there or (told := _throttle_of(server)) is None:
+        if not server.there or (told := throttle_of(server)) is None:
             return False
         wanted = self._throttles.get(server.name)
         return wanted != ({name: told.get(name) for name in wanted or ()} if told.get("rules") == "vault" else None)
@@ -414,11 +326,11 @@ class Relay:
                     vitals = {**(server.facts.get("process_server") or {}), "throttle": result["throttle"]}
                     server.facts = {**server.facts, "process_server": vitals}
         with self._lock:
-            told = {server.name: _throttle_of(server) for server in self._servers.values() if server.there}
+            told = {server.name: throttle_of(server) for server in self._servers.values() if server.there}
         return {"told": {name: throttle for name, throttle in told.items() if throttle is not None}}
 
     def _have_done(
-        self, part: Part, params: Params, progress: Progress, id: str, server: _Server | None = None
+        self, part: Part, params: Params, progress: Progress, id: str, server: RelayServer | None = None
     ) -> Result:
         """``server``: that must do it; None: whose part it is."""
         with self._lock:
@@ -427,7 +339,7 @@ class Relay:
                 if not part.needed:
                     return {}
                 raise NoServer(f"this site has no {part.duty}, and {part.kind} is its work")
-            piece = _Piece(id, server.name, part.kind, params, progress)
+            piece = Piece(id, server.name, part.kind, params, progress)
             self._pieces[id] = piece
         self._wake()
         try:
@@ -436,7 +348,7 @@ class Relay:
             with self._lock:
                 self._pieces.pop(id, None)
 
-    def _outcome(self, piece: _Piece, server: _Server, part: Part) -> Result:
+    def _outcome(self, piece: Piece, server: RelayServer, part: Part) -> Result:
         begun, told = time.monotonic(), 0.0
         while True:
             with self._lock:
@@ -464,7 +376,7 @@ class Relay:
                 told = time.monotonic()
                 piece.progress(0, 0, f"waits for the {part.duty} {server.name}, which is away")
 
-    def _server_for(self, part: Part, params: Params, *, resumes: bool = False) -> _Server | None:
+    def _server_for(self, part: Part, params: Params, *, resumes: bool = False) -> RelayServer | None:
         """An item stays with its process server, be that away or not; a new one goes to the one named, else to that of
         its group, whose members' points meet there, else to the one that has the fewest and isn't critical.
         ``resumes``: it is no new one, only nobody knows here whose it was. Raises NoServer; ProcessServerCritical where
@@ -490,18 +402,19 @@ class Relay:
             found = min(able, key=lambda server: (not server.there, load.count(server.name), server.name))
         if begins:
             assigned = self._assigned | {item: found.name, **({group: found.name} if group else {})}
-            self._name(params.get("vm"), item, found.name)
+            if params.get("vm") and self._owners.give(params["vm"], item, found.name):
+                self._tell_of_sources()
             if assigned != self._assigned:
                 self._assign(assigned)
         return found
 
     @staticmethod
-    def _grade(server: _Server) -> tuple[Grade, list[str]]:
+    def _grade(server: RelayServer) -> tuple[Grade, list[str]]:
         """As it told of itself; whether it is away is another matter."""
         told = server.facts.get("process_server")
         return judge(replace(vitals_of(server.name, told or {}), silence=0.0))
 
-    def _refuse_critical(self, servers: list[_Server]) -> None:
+    def _refuse_critical(self, servers: list[RelayServer]) -> None:
         """A process server that is in a bad way gets no more to do. Raises ProcessServerCritical where all are."""
         grades = [(server.name, *self._grade(server)) for server in servers]
         if grades and all(grade is Grade.CRITICAL for _, grade, _ in grades):
@@ -519,7 +432,7 @@ class Relay:
         with self._lock:
             server = self._servers.get(name)
             if server is None or server.duty is not duty:
-                server = self._servers[name] = _Server(name, duty)
+                server = self._servers[name] = RelayServer(name, duty)
             before = (server.gateway, server.dialled, server.there)
             server.executor = body["executor"]
             server.gateway, server.facts = body.get("gateway"), body.get("facts") or {}
@@ -532,7 +445,7 @@ class Relay:
             for item in body.get("items") or ():
                 if self._assigned.get(item, name) != name:  # it was away when another took its place
                     stop = f"stop.{item}.{time.monotonic_ns()}"
-                    self._pieces[stop] = _Piece(stop, name, _STOP, {"item": item}, None)
+                    self._pieces[stop] = Piece(stop, name, _STOP, {"item": item}, None)
             self._take_up_again(server, body.get("superseded") or ())
             self._have_throttled(server)
             self._keep(SERVERS, {known.name: known.kept() for known in self._servers.values()})
@@ -548,7 +461,7 @@ class Relay:
         ServerAway: the vault has not told yet."""
         with self._lock:
             if self._known(name).duty is Duty.MOBILITY_SERVICE:
-                if self._replications is None and not self._sources:  # "nobody" would end what goes on
+                if self._replications is None and not self._owners:  # "nobody" would end what goes on
                     raise ServerAway("the vault has not told yet what replicates from this site")
                 return self.sources()
             if self._replications is None:
@@ -654,13 +567,13 @@ class Relay:
     def stopped(self) -> bool:
         return self._stopped
 
-    def _known(self, name: str) -> _Server:
+    def _known(self, name: str) -> RelayServer:
         server = self._servers.get(name)
         if server is None:
             raise NotAsked(f"{name} has not greeted this configuration server")
         return server
 
-    def _hear(self, server: _Server) -> None:
+    def _hear(self, server: RelayServer) -> None:
         server.heard = time.monotonic()
         server.last_contact = datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -672,13 +585,6 @@ class Relay:
 
     def _keep(self, name: str, content: dict[str, Any]) -> None:
         write_durably(self._folder / name, json.dumps(content).encode())
-
-
-def _throttle_of(server: _Server) -> dict[str, Any] | None:
-    """As it told; None: it is no process server, or of a version that takes none from the vault."""
-    vitals = server.facts.get("process_server")
-    told = vitals.get("throttle") if isinstance(vitals, dict) else None
-    return told if isinstance(told, dict) else None
 
 
 def _read(path: Path) -> dict[str, Any]:

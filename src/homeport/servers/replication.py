@@ -11,12 +11,12 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -30,12 +30,12 @@ from homeport.servers.crossing import Crossing
 from homeport.servers.cycle import Cycle, Taken
 from homeport.servers.durable import write_durably
 from homeport.servers.group_barrier import GroupBarrier
+from homeport.servers.machines import MachineHandle
 from homeport.servers.remote_objects import RemoteObjects
-from homeport.servers.replication_spec import ReplicationSpec
+from homeport.servers.replication_spec import ReplicationSpec, renewed
 from homeport.servers.shipper import Shipper
 from homeport.servers.shipping import Shipping
 from homeport.servers.traffic import Traffic
-from homeport.sources.interface import Source
 from homeport.store.errors import Fenced, StoreUnavailable
 from homeport.store.objects import Objects
 from homeport.store.spool import SpooledPoint
@@ -52,35 +52,6 @@ RETRY_AFTER = 5.0
 REPORT_EVERY = 1.0
 TRAFFIC_EVERY = 15.0
 """Seconds between two reports that bear statistics."""
-
-
-class MachineHandle(Protocol):
-    """What the loop needs of the machine at its site."""
-
-    def describe(self) -> dict[str, Any]:
-        """The machine as JSON, for the point's record."""
-
-    def source(self) -> Source: ...
-
-    def quiesce(self, timeout: float) -> bool:
-        """Shut the guest down, or pause it where it doesn't; True when it shut down. Disks stay readable."""
-
-    def power_off(self) -> None: ...
-
-    def is_off(self) -> bool: ...
-
-    def stay_off(self, reason: str) -> None:
-        """It is off, and is not started by anybody."""
-
-    def forget_tracking(self) -> None:
-        """Nothing of what was tracked is left in it."""
-
-
-class Machines(Protocol):
-    """The machines of a site, wherever they run."""
-
-    def machine(self, vm: str, work: Path, exclude: Collection[str] = ()) -> MachineHandle:
-        """``work``: the item's folder in the cache; ``exclude``: ids of disks that are not replicated."""
 
 
 @dataclass
@@ -641,21 +612,3 @@ class Replication:
             self._told_traffic = now
             report["traffic"] = self.statistics()
         self._report(report)
-
-
-def renewed(spec: ReplicationSpec, raw: dict[str, Any]) -> ReplicationSpec:
-    """The same replication with what may change while it runs taken from ``raw``: the store's address, where it is
-    told, and the policy's values, unless those that it has are newer."""
-    fresh = ReplicationSpec.from_json({**spec.raw, **raw})
-    if "store" in raw:
-        spec = replace(spec, store=fresh.store)
-    if fresh.policy_at < spec.policy_at:
-        return spec
-    return replace(
-        spec,
-        interval=fresh.interval,
-        app_consistent=fresh.app_consistent,
-        retention=fresh.retention,
-        untagged=fresh.untagged,
-        policy_at=fresh.policy_at,
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from homeport.domain.points import PointId
@@ -67,6 +67,24 @@ class ReplicationSpec:
             exclude=frozenset(data.get("exclude") or ()),
             untagged=frozenset(data.get("untagged") or ()),
         )
+
+
+def renewed(spec: ReplicationSpec, raw: dict[str, Any]) -> ReplicationSpec:
+    """The same replication with what may change while it runs taken from ``raw``: the store's address, where it is
+    told, and the policy's values, unless those that it has are newer."""
+    fresh = ReplicationSpec.from_json({**spec.raw, **raw})
+    if "store" in raw:
+        spec = replace(spec, store=fresh.store)
+    if fresh.policy_at < spec.policy_at:
+        return spec
+    return replace(
+        spec,
+        interval=fresh.interval,
+        app_consistent=fresh.app_consistent,
+        retention=fresh.retention,
+        untagged=fresh.untagged,
+        policy_at=fresh.policy_at,
+    )
 
 
 def machine_key_of(params: dict[str, Any]) -> MachineKey:

@@ -21,9 +21,10 @@ from homeport.servers.durable import write_durably
 from homeport.servers.group_barrier import Groups
 from homeport.servers.host_load import HostLoad
 from homeport.servers.local_machine import LocalMachines
+from homeport.servers.machines import Machines
 from homeport.servers.object_gateway import ObjectGateway
 from homeport.servers.remote_source import RemoteMachines
-from homeport.servers.replication import Final, Machines, Replication
+from homeport.servers.replication import Final, Replication
 from homeport.servers.replication_spec import ReplicationSpec
 from homeport.servers.shipping import Shipping
 from homeport.servers.site_facts import drive
