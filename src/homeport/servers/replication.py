@@ -31,6 +31,7 @@ from homeport.servers.cycle import Cycle, Taken
 from homeport.servers.durable import write_durably
 from homeport.servers.group_barrier import GroupBarrier
 from homeport.servers.machines import MachineHandle
+from homeport.servers.planned_stop import Final
 from homeport.servers.remote_objects import RemoteObjects
 from homeport.servers.replication_spec import ReplicationSpec, renewed
 from homeport.servers.shipper import Shipper
@@ -52,22 +53,6 @@ RETRY_AFTER = 5.0
 REPORT_EVERY = 1.0
 TRAFFIC_EVERY = 15.0
 """Seconds between two reports that bear statistics."""
-
-
-@dataclass
-class Final:
-    """The end of a planned stop. ``complete``: every change up to the stop is in the store as ``point``."""
-
-    point: PointId | None
-    complete: bool
-    notes: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "point": str(self.point) if self.point else None,
-            "complete": self.complete,
-            "notes": self.notes,
-        }
 
 
 class _Stop(Exception):
