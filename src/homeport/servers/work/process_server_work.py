@@ -23,8 +23,8 @@ from homeport.servers.host_load import HostLoad
 from homeport.servers.local_machine import LocalMachines
 from homeport.servers.machines import Machines
 from homeport.servers.object_gateway import ObjectGateway
-from homeport.servers.remote_source import RemoteMachines
 from homeport.servers.planned_stop import Final
+from homeport.servers.remote_source import RemoteMachines
 from homeport.servers.replication import Replication
 from homeport.servers.replication_spec import ReplicationSpec
 from homeport.servers.shipping import Shipping
