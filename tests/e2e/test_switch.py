@@ -87,12 +87,13 @@ def test_one_that_cannot_be_told_is_fenced_by_the_store(world: Hops) -> None:
         world.until(lambda: world.states("a")["ps-a"] == "away", PATIENCE, "ps-a to be away")
         switch(world, "ps2-a")
         goes_on_at(world, "ps2-a", mark)
-        assert fenced(world, "ps-a") == 1, "it wrote on, or stopped before it was fenced"
+        wait_until(lambda: fenced(world, "ps-a") > 0, PATIENCE, lambda: "ps-a to be fenced")
     finally:
         world.relays["ps-a to cs-a"].mend()
     world.until(lambda: world.states("a")["ps-a"] == "connected", PATIENCE, "ps-a to be connected")
     world.await_point(datetime.now(UTC), "with both there again")
     assert replicates(world, "ps2-a")
+    assert fenced(world, "ps-a") == 1, "it tried again"
 
 
 def test_one_that_was_killed_and_comes_back_does_not_keep_the_item(world: Hops) -> None:
