@@ -807,3 +807,91 @@ def test_segments_are_in_the_store_before_their_point_is_published_and_not_sent_
     assert rig.objects.again == 0
     rig.check()
     cycle.close()
+
+
+def test_what_another_folder_took_early_is_sent_again_when_its_point_is_published(rig: Rig) -> None:
+    """An empty folder lay where the store's volume is mounted: it took segments, and was covered again."""
+    cycle = started(rig)
+    before = set(rig.objects.folder.iterdir())
+    rig.write_at("disk0", 0, os.urandom(MiB))
+    sent = rig.objects.sent
+    rig.take(cycle)
+    until(lambda: rig.objects.sent - sent > MiB)
+    until(lambda: not list(rig.objects.folder.glob(".*")))
+    took = set(rig.objects.folder.iterdir()) - before
+    assert took
+    for path in took:
+        path.unlink()
+    cycle.ship()
+    rig.check()
+    cycle.close()
+
+
+def test_nothing_is_sent_early_of_a_point_after_one_that_was_given_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent of it stays in the store, so that each attempt would leave as much."""
+    cycle = started(rig)
+    before = set(rig.objects.folder.iterdir())
+    with monkeypatch.context() as broken:
+        broken.setattr(Cycle, "_finish", lambda *arguments: 1 / 0)
+        for _ in range(3):
+            rig.write_at("disk0", 0, os.urandom(MiB))
+            with pytest.raises(ZeroDivisionError):
+                cycle.take_point()
+    assert len(set(rig.objects.folder.iterdir()) - before) <= 1
+    go_on(rig, cycle)
+    cycle.close()
+
+
+def test_a_claim_whose_answer_was_lost_is_no_fence(
+    rig: Rig, loop: Callable[[], Replication], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, claimed = MachineStore.writer, []
+
+    def lost(self: MachineStore, *arguments: Any) -> Writer:
+        made = writer(self, *arguments)
+        claimed.append(made.epoch)
+        if len(claimed) == 2:
+            raise StoreUnavailable("no answer")
+        return made
+
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise ViewBroken("disk0: the view is gone", disk="disk0")
+
+    monkeypatch.setattr(MachineStore, "writer", lost)
+    replication = loop()
+    until(lambda: rig.store.points(rig.spec.timeline))
+    with monkeypatch.context() as trouble:
+        trouble.setattr(QemuSource, "begin_point", broken)
+        until(lambda: len(claimed) > 3 or not replication.alive)
+    assert replication.alive, "it fenced itself"
+    head = rig.store.head(rig.spec.timeline)
+    until(lambda: rig.store.head(rig.spec.timeline) != head)
+
+
+def test_a_point_that_the_one_before_brought_at_last_does_not_end_the_loop(
+    rig: Rig, loop: Callable[[], Replication], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was on its way when the timeline was claimed, and takes the number of this one's first point."""
+    other = started(rig)
+    rig.write_at("disk0", 0, os.urandom(BLOCK))
+    rig.take(other)
+    create, late = Writer._create, []
+
+    def after_it(self: Writer, key: str, data: bytes, what: str) -> None:
+        if not late:
+            late.append(True)
+            waiting = other.waiting[0]
+            other._writer._upload(waiting, None)
+            create(other._writer, key, waiting.record(), what)
+        create(self, key, data, what)
+
+    monkeypatch.setattr(Writer, "_create", after_it)
+    rig.cache = rig.folder / "cache of the other"
+    replication = loop()
+    until(lambda: late and (rig.store.head(rig.spec.timeline) or PointId(rig.spec.timeline, 0)).number > 3)
+    assert replication.alive
+    replication.stop(30)
+    rig.check()
+    other.close()

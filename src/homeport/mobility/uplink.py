@@ -93,7 +93,7 @@ class Uplink:
                 self._sender.renew(self.server, answer["open"])
                 for call in answer["calls"]:
                     self._accept(Call.from_json(call))
-            except (*_BROKEN, HomeportError, KeyError, TypeError) as error:
+            except Exception as error:  # whatever it is: who polls no more is gone for good
                 self._polling = None
                 if connection is not None:
                     connection.close()

@@ -99,6 +99,9 @@ class Cycle:
         self._writer = store.writer(spec.timeline, owner, threads)
         claimed(self._writer.epoch)
         self._resync = False
+        self._early = False
+        """Whether segments may leave while their point is built: those of one that is given up stay in the store. So
+        not before one came to its end."""
         self._incarnation: str | None = None
         self._pending = self._still_ours(spooled_points(self._spool))
         self._head = self._pending[-1].point if self._pending else store.head(spec.timeline)
@@ -297,7 +300,7 @@ class Cycle:
         tags: tuple[str, ...],
         group: str | None,
     ) -> tuple[SpooledPoint, dict[str, str], dict[str, Digests]]:
-        builder = self._writer.builder(view.point.number, self._spool, head, early=True)
+        builder = self._writer.builder(view.point.number, self._spool, head, early=self._early)
         found_by: dict[str, str] = {}
         complete: dict[str, Digests] = {}
         try:
@@ -306,7 +309,9 @@ class Cycle:
             spooled = self._finish(builder, view, self._machine(), tags, group)
         except BaseException:
             builder.discard()
+            self._early = False
             raise
+        self._early = True
         return spooled, found_by, complete
 
     def _ship_disk(
@@ -386,9 +391,7 @@ class Cycle:
     def _added(self, disk: DiskView, file: DigestFile, reader: PointReader | None) -> Extents | None:
         """By how much a disk is larger than the head's: no tracker marks that, and it needn't be zeroes (a volume's may
         be what lay there before). None where only a comparison can tell: it shrank, or its former size isn't known."""
-        covers = file.covers
-        if covers is None and reader is not None:
-            covers = reader.disks.get(disk.id)
+        covers = reader.disks.get(disk.id) if reader is not None else file.covers
         if covers is None or covers > disk.size:
             return None
         if covers == disk.size:
@@ -483,7 +486,7 @@ class Cycle:
     def _file(self, disk: DiskView) -> DigestFile:
         file = self._files.get(disk.id)
         if file is not None and file.size != disk.size:  # the disk was resized
-            file.close()
+            self._files.pop(disk.id).close()
             file = None
         if file is None:
             file = self._files[disk.id] = DigestFile(self._digest_folder / disk.id, disk.size)

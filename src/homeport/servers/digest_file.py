@@ -110,10 +110,14 @@ class DigestFile:
         os.fdatasync(self._file)
 
     def close(self) -> None:
+        """Twice does no harm."""
+        if self._file < 0:
+            return
         self.digests = np.empty((0, WIDTH), np.uint8)
         with contextlib.suppress(BufferError):  # a reader still holds a slice: the map goes with it
             self._map.close()
         os.close(self._file)
+        self._file = -1
 
 
 def known(digests: Digests) -> NDArray[np.bool_]:

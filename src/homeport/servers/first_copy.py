@@ -135,7 +135,7 @@ class FirstCopy:
         as_it_was = {disk for disk, file in files.items() if file.covers == file.size}
         for spooled in left:
             disk = next(iter(spooled.disks), "")
-            if disk in as_it_was and of_parts(files[disk].valid_for):
+            if disk in as_it_was and of_parts(files[disk].valid_for) and _readable(spooled):
                 self._give(spooled, disk, files[disk], 0)
             else:
                 spooled.remove()  # all of that disk is copied anew, or, where it has grown, what isn't in the store
@@ -258,6 +258,14 @@ def _copied(disk: DiskView, file: DigestFile, parts: Extents | None, incarnation
         label = PARTS
     file.validate(label)
     return Extents()
+
+
+def _readable(spooled: SpooledPoint) -> bool:
+    try:
+        spooled.changed_digests()
+    except ValueError:
+        return False
+    return True
 
 
 def copied_under(incarnation: str) -> str:

@@ -45,8 +45,7 @@ class MachineOwners:
         if known is not None and (known.item, known.process_server) == (item, server):
             return False
         fence = max(int(time.time() * 1000), known.fence + 1 if known is not None else 0)
-        self._owners[vm] = Owner(item, server, fence)
-        self._keep()
+        self._keep({**self._owners, vm: Owner(item, server, fence)})
         return True
 
     def drop(self, item: str) -> bool:
@@ -54,9 +53,10 @@ class MachineOwners:
         left = {vm: owner for vm, owner in self._owners.items() if owner.item != item}
         if left == self._owners:
             return False
-        self._owners = left
-        self._keep()
+        self._keep(left)
         return True
 
-    def _keep(self) -> None:
-        write_durably(self._path, json.dumps({vm: asdict(owner) for vm, owner in self._owners.items()}).encode())
+    def _keep(self, owners: dict[str, Owner]) -> None:
+        """What can't be written isn't so."""
+        write_durably(self._path, json.dumps({vm: asdict(owner) for vm, owner in owners.items()}).encode())
+        self._owners = owners

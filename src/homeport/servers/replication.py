@@ -129,6 +129,8 @@ class Replication:
         self._head: PointId | None = None
         self._epoch: int | None = None
         """In which it wrote last."""
+        self._writes = False
+        """Whether this session has claimed the timeline."""
         self.superseded = False
         """It ended since another writer took its place."""
         self._stored: PointId | None = None
@@ -208,8 +210,15 @@ class Replication:
                     log.info("the store's gateway moved", item=self.spec.item, url=self.spec.store.url)
                 except Fenced as error:
                     self.superseded = "epoch" in error.details
-                    self._failed("stopped", error)
-                    break
+                    if self.superseded or not self._writes:
+                        self._failed("stopped", error)
+                        break
+                    # Nobody has claimed the timeline since this loop did: what the one before brought there at last is
+                    # in its way. A new session goes on from what is there.
+                    self._failed("error", error)
+                    self._refuse_requests(error)
+                    self._wake.wait(RETRY_AFTER)
+                    self._wake.clear()
                 except HomeportError as error:
                     self._failed("error", error)
                     self._refuse_requests(error)
@@ -232,12 +241,13 @@ class Replication:
             self._traffic.keep(every=0)
 
     def _session(self) -> None:
+        self._writes = False
         address = self.spec.store
         store = MachineStore(self._gateway(), self.spec.keys)
         if self._epoch is not None:
             # After trouble. The trouble may be another that was given the machine: two of them break each other's views
             # of it, and would claim its timeline from each other, for ever.
-            Writer(store, self.spec.timeline, self._epoch, self._owner).check()
+            self._still_mine(store, self._epoch)
         own = MachineStore(self._own_objects, self.spec.keys)
         cycle = Cycle(
             self.spec, self._machine.source(), store, own, self._cache, self._owner, self._look,
@@ -303,8 +313,18 @@ class Replication:
                 self._shipper = None
                 cycle.close()
 
+    def _still_mine(self, store: MachineStore, epoch: int) -> None:
+        """Raises Fenced where another has claimed the timeline since ``epoch``. It may be this loop's own claim, whose
+        answer was lost."""
+        try:
+            Writer(store, self.spec.timeline, epoch, self._owner).check()
+        except Fenced as error:
+            newest = error.details.get("epoch")
+            if newest is None or store.owner_of(self.spec.timeline, int(newest)) != self._owner:
+                raise
+
     def _claimed(self, epoch: int) -> None:
-        self._epoch = epoch
+        self._epoch, self._writes = epoch, True
 
     def _gateway(self) -> RemoteObjects:
         address, identity = self.spec.store, self._identity

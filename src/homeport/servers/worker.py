@@ -121,7 +121,7 @@ class Worker:
                 self._hear_of_revocations(response.json().get("revocations"))
                 for work in response.json()["work"]:
                     self._accept(work)
-            except (httpx.HTTPError, HomeportError, RuntimeError) as error:
+            except Exception as error:  # a full disk, perhaps: who polls no more is gone for good
                 if self._stop.is_set():
                     return  # the client was closed meanwhile, which httpx tells as a RuntimeError
                 log.warning("can't be reached", place=self.place, url=self._link.url, error=str(error))

@@ -339,6 +339,10 @@ class MachineStore:
                 continue
             return number
 
+    def owner_of(self, timeline: str, epoch: int) -> str:
+        """Who claimed that epoch. Raises NotFound."""
+        return str(self.open_sealed(names.epoch(self.machine, timeline, epoch), sealed.EPOCH)["owner"])
+
     def writer(self, timeline: str, owner: str, uploads: int = UPLOADS) -> Writer:
         """Take the timeline over: every other writer is fenced. ``uploads``: segments at once.
         Raises Fenced (it has ended), TimelineNotFound."""

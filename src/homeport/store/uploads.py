@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from homeport.store.names import Segment
@@ -64,6 +64,11 @@ class Uploads:
             with self._changed:
                 self._waiter = None
                 self._there -= waiter.sizes.keys()
+
+    def begun(self, segments: Iterable[Segment]) -> set[Segment]:
+        """Those that went early, or are on their way: nobody has waited for them yet."""
+        with self._changed:
+            return (self._there | self._sending) & set(segments)
 
     def close(self) -> None:
         """Nothing is sent early any more; returns when what is under way has ended."""

@@ -207,13 +207,24 @@ class Writer:
 
     def _upload(self, spooled: Finished, progress: Progress | None) -> None:
         """What isn't there yet: segments, several at a time, then digest maps."""
-        self._uploads.finish(
-            [(segment, size, spooled.file(segment.file)) for segment, size in spooled.waiting], progress
-        )
+        wanted = [(segment, size, spooled.file(segment.file)) for segment, size in spooled.waiting]
+        early = self._uploads.begun(segment for segment, _, _ in wanted)
+        self._uploads.finish(wanted, progress)
+        for segment, size, path in wanted:
+            # It was taken before the store was looked at, by what may have been another folder in its place.
+            if segment in early and not self._has(segment, size):
+                log.warning("a segment that was sent early isn't in the store", segment=segment.file)
+                self._put_segment(segment, path)
         for number, disk in enumerate(spooled.digest_maps):
             key = names.digests(self._machine, spooled.point, disk)
             # A map left by another attempt at this number would describe another content.
             self._put_or_replace(key, spooled.digest_map(number))
+
+    def _has(self, segment: Segment, size: int) -> bool:
+        try:
+            return self._objects.size(segment.key(self._machine)) == size
+        except NotFound:
+            return False
 
     def _put_segment(self, segment: Segment, path: Path) -> None:
         """Upload a finished segment. It being there changes nothing: only a record makes it count. Raises Fenced
@@ -289,8 +300,7 @@ class Writer:
     def wrote_all_parts(self) -> bool:
         """Every part of the first copy is by a writer of this one's owner."""
         epochs = {int(record.head["epoch"]) for _, record in self.part_records()} - {self.epoch}
-        keys = [names.epoch(self._machine, self.timeline, epoch) for epoch in sorted(epochs)]
-        return all(self._store.open_sealed(key, sealed.EPOCH)["owner"] == self.owner for key in keys)
+        return all(self._store.owner_of(self.timeline, epoch) == self.owner for epoch in sorted(epochs))
 
     def parts(self) -> list[PartInfo]:
         """How far the first copy is, by disk: what needn't be copied again. Empty once the first point is there."""

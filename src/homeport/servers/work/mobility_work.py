@@ -46,7 +46,7 @@ class MobilityWork:
         self._sender = sender
         self._folder = folder
         self._state = state
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._uplinks: dict[tuple[str, str], Uplink] = {}
 
     def connect(self, report: Report) -> None:
@@ -59,8 +59,9 @@ class MobilityWork:
         hello({"role": str(self.duty), "version": __version__, "facts": {}})
 
     def resume(self, replications: list[Params]) -> None:
-        write_durably(self._state / _KEPT, json.dumps(replications).encode())
-        self._serve(replications)
+        with self._lock:  # two words may come at once
+            write_durably(self._state / _KEPT, json.dumps(replications).encode())
+            self._serve(replications)
 
     def _serve(self, told: list[Params]) -> None:
         with self._lock:

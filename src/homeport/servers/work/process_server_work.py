@@ -80,6 +80,8 @@ class ProcessServerWork:
         self._context = context
         self._door = door or Door()
         self._state = self._door.state or context.folder
+        self._owner = f"{context.name}/{_id_in(self._state)}"
+        """What it claims timelines as: no other process server does, of its site neither."""
         self._elsewhere = elsewhere
         self._machines: Machines = elsewhere or LocalMachines(context.site)
         self._gateway = self._open_gateway()
@@ -179,7 +181,7 @@ class ProcessServerWork:
             if spec.item not in self._traffic:
                 self._traffic[spec.item] = Traffic(self._context.caches / spec.item / _TRAFFIC)
             replication = Replication(
-                spec, machine, self._context.objects, cache, self.name, self._report, crossing,
+                spec, machine, self._context.objects, cache, self._owner, self._report, crossing,
                 identity=self._door.identity, barrier=self._groups.of(spec.group) if spec.group else None,
                 shipping=self.shipping, traffic=self._traffic[spec.item],
             )  # fmt: skip
@@ -359,3 +361,11 @@ class ProcessServerWork:
         write_durably(remembered, str(gateway.port).encode())
         gateway.start()
         return gateway
+
+
+def _id_in(state: Path) -> str:
+    """Random, made once."""
+    path = state / "writer-id"
+    if not path.exists():
+        write_durably(path, secrets.token_hex(8).encode())
+    return path.read_text()
