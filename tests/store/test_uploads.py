@@ -154,9 +154,9 @@ def test_who_is_told_may_stop_the_rest(store: Store, make: Callable[[int], Uploa
 
     uploads = make(1)
     ours = segments(tmp_path, 1, 2, 3)
+    store.gate.clear()
     for segment, _, path in ours:
         uploads.begin(segment, path)
-    store.gate.clear()
     until(lambda: store.begun)
     store.begun.clear()
     waiting: list[BaseException] = []
