@@ -73,7 +73,8 @@ class Moto(Server):
     def __init__(self) -> None:
         command = _find("HOMEPORT_MOTO_SERVER", "moto/bin/moto_server")
         port = free_port()
-        super().__init__([command, "-H", "127.0.0.1", "-p", str(port)], port)
+        serve = Path(__file__).parent / "moto" / "serve.py"
+        super().__init__([str(Path(command).parent / "python"), str(serve), str(port)], port)
 
     def new_bucket(self, *, versions: bool = False, lock: bool = False) -> str:
         name = f"bucket-{next(_numbers)}"
