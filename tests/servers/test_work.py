@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
@@ -21,8 +22,9 @@ from homeport.domain.machines import Power
 from homeport.domain.points import PointId
 from homeport.domain.units import BLOCK, MiB
 from homeport.servers.relay import Relay
+from homeport.servers.replication_spec import ReplicationSpec
 from homeport.servers.site_facts import device_of
-from homeport.servers.work import NotReplicating, SiteWork, StaleWork
+from homeport.servers.work import NotReplicating, SiteWork, StaleWork, process_server_work
 from homeport.servers.work.kinds import PARTS, Duty
 from homeport.servers.work.process_server_work import ProcessServerWork
 from homeport.servers.work.site_context import Params, Progress, Result, SiteContext
@@ -457,3 +459,37 @@ def test_who_the_vault_no_longer_has_is_forgotten_with_its_answer_to_a_greeting(
     rmtree(place.path)
     with pytest.raises(HomeportError, match="is not there"):
         apart.discover()
+
+
+def test_two_that_start_an_items_replication_at_once_start_one(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both stop the loop of an earlier timeline first, which takes a while; two loops would share the digest files."""
+    made: list[Loop] = []
+
+    class Loop:
+        def __init__(self, spec: ReplicationSpec, *arguments: Any, **options: Any) -> None:
+            self.spec, self.alive = spec, True
+            made.append(self)
+
+        def start(self) -> None: ...
+
+        def renew(self, raw: Params) -> None: ...
+
+        def stop(self, timeout: float | None = None) -> bool:
+            time.sleep(0.2)
+            self.alive = False
+            return True
+
+    monkeypatch.setattr(process_server_work, "Replication", Loop)
+    server = place.here.process_server
+    keys = {"vault": KEYS.vault, "machine_key": KEYS.key.hex()}
+    params = {
+        **{"item": "i", "vm": "disks", "machine": KEYS.machine, "interval": 3600, "keys": keys},
+        "store": {"site": "b", **server.gateway()},
+    }
+    server._start_replication({**params, "timeline": "1" * 16})
+    later = {**params, "timeline": "2" * 16}
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(server._start_replication, [later, later]))
+    assert found[0] is found[1]
+    assert [loop for loop in made if loop.alive] == [found[0]]
+    server._replications.clear()

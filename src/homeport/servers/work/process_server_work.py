@@ -163,31 +163,37 @@ class ProcessServerWork:
         return {}
 
     def _start_replication(self, params: Params) -> Replication:
+        """However many ask at once: two loops of one item would share its digest files."""
         spec = ReplicationSpec.from_json(params)
-        with self._lock:
-            running = self._replications.get(spec.item)
-            if running is not None and running.alive and running.spec.timeline == spec.timeline:
-                running.renew(params)
-                return running
-        if running is not None:
+        stopped: Replication | None = None
+        while True:
+            with self._lock:
+                running = self._replications.get(spec.item)
+                if running is not None and running.alive and running.spec.timeline == spec.timeline:
+                    running.renew(params)
+                    return running
+                if running is None or running is stopped:
+                    return self._begin(spec, params)
             running.stop()
-        with self._lock:
-            cache = self._context.cache(spec.item, spec.timeline)
-            write_durably(cache / _SPEC, json.dumps(params).encode())
-            self._unmark(spec.item)
-            write_durably(cache / _MARK, b"")
-            machine = self._machines.machine(spec.vm, cache, spec.exclude)
-            crossing = self._crossings.setdefault(spec.item, Crossing())
-            if spec.item not in self._traffic:
-                self._traffic[spec.item] = Traffic(self._context.caches / spec.item / _TRAFFIC)
-            replication = Replication(
-                spec, machine, self._context.objects, cache, self._owner, self._report, crossing,
-                identity=self._door.identity, barrier=self._groups.of(spec.group) if spec.group else None,
-                shipping=self.shipping, traffic=self._traffic[spec.item],
-            )  # fmt: skip
-            self._replications[spec.item] = replication
-            replication.start()
-            return replication
+            stopped = running
+
+    def _begin(self, spec: ReplicationSpec, params: Params) -> Replication:
+        cache = self._context.cache(spec.item, spec.timeline)
+        write_durably(cache / _SPEC, json.dumps(params).encode())
+        self._unmark(spec.item)
+        write_durably(cache / _MARK, b"")
+        machine = self._machines.machine(spec.vm, cache, spec.exclude)
+        crossing = self._crossings.setdefault(spec.item, Crossing())
+        if spec.item not in self._traffic:
+            self._traffic[spec.item] = Traffic(self._context.caches / spec.item / _TRAFFIC)
+        replication = Replication(
+            spec, machine, self._context.objects, cache, self._owner, self._report, crossing,
+            identity=self._door.identity, barrier=self._groups.of(spec.group) if spec.group else None,
+            shipping=self.shipping, traffic=self._traffic[spec.item],
+        )  # fmt: skip
+        self._replications[spec.item] = replication
+        replication.start()
+        return replication
 
     def _unmark(self, item: str) -> None:
         for mark in list((self._context.caches / item).glob(f"*/{_MARK}")):
