@@ -130,6 +130,23 @@ def test_what_couldnt_be_written_leaves_nothing(failure: str, tmp_path: Path, mo
     assert not list(writer._store.objects.list(SEGMENTS))
 
 
+def test_whoever_writes_after_another_threads_error_hears_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several threads any may be the one whose error is told: a full cache is waited for, other errors are not."""
+    builder = begun(a_writer(tmp_path / "b"))
+
+    def full(fd: int, data: memoryview, offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable) as raised:
+            builder.write(DISK, 0, noise(1, BLOCK))
+        assert raised.value.code == "store.full"
+    builder.discard()
+
+
 def test_a_segment_that_lacks_a_frame_is_never_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another thread may be about to, while the one whose write failed tells of it."""
     file = SegmentFile(tmp_path, KEYS, Segment(T1, 1, 1))

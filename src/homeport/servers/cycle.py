@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -145,8 +145,8 @@ class Cycle:
         self._source.close()
 
     def _still_ours(self, spooled: list[SpooledPoint]) -> list[SpooledPoint]:
-        """What waits in the cache, unless another process server has the timeline's points of these numbers: then it
-        replicated since, from what is in the store, and all that this one has is void."""
+        """What waits in the cache, unless another process server has the timeline's points of these numbers, or later
+        ones: then it replicated since, from what is in the store, and all that this one has is void, or there."""
         head = self._store.head(self._spec.timeline) if spooled else None
         if head is None or head.timeline != self._spec.timeline:
             return spooled
@@ -157,7 +157,7 @@ class Cycle:
                 same = self._store.record_sha256(one.point) == one.record_sha256
             except PointNotFound:  # published and thinned away since
                 same = False
-            if not same:
+            if not same or spooled[-1].point.number < head.number:
                 log.warning(
                     "another process server replicated meanwhile: what waits here is dropped",
                     item=self._spec.item, points=len(spooled), from_point=str(one.point),
@@ -232,6 +232,7 @@ class Cycle:
         number = head.number + 1 if head and head.timeline == self._spec.timeline else 1
         point = PointId(self._spec.timeline, number)
         base = self._tracker_base(head)
+        self._confirm_ours(base)
         reader = self._reader(head, base)
         with attendance or nullcontext():
             view = self._source.begin_point(
@@ -259,6 +260,16 @@ class Cycle:
             point, view.instant.isoformat(), view.consistency, spooled.logical_bytes, spooled.stored_bytes,
             found_by, notes, group, changed,
         )  # fmt: skip
+
+    def _confirm_ours(self, base: PointId) -> None:
+        """Where the tracker isn't as this one left it, another process server may have the machine: whoever has lost it
+        must not disturb the other's view, nor send anything. Raises Fenced, SourceError. While the store is away points
+        go on: what is published is checked again."""
+        if self._incarnation is None or self._source.tracked().get(base) == self._incarnation:
+            return
+        self._early = False
+        with suppress(StoreUnavailable):
+            self._writer.check()
 
     def _tracker_base(self, head: PointId | None) -> PointId:
         """What to ask the tracker for."""

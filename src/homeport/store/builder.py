@@ -15,6 +15,7 @@ import shutil
 import threading
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ class PointBuilder:
         self._stored: dict[str, int] = {}
         self._segments: list[SegmentFile] = []
         self._current: SegmentFile | None = None
-        self._failed = False
+        self._failed: BaseException | None = None
+        """The first error of a write."""
         self._done = False
         try:
             folder.mkdir(parents=True)
@@ -149,10 +151,11 @@ class PointBuilder:
                     if len(data) % BLOCK:
                         self._short.setdefault(disk, set()).add(offset + len(data))
         except OSError as error:
-            self._failed = True
-            raise unavailable(error, f"can't write to {self.path}") from error
-        except BaseException:
-            self._failed = True
+            told = unavailable(error, f"can't write to {self.path}")
+            self._failed = self._failed or told
+            raise told from error
+        except BaseException as error:
+            self._failed = self._failed or error
             raise
 
     def zero(self, disk: str, offset: int, length: int) -> None:
@@ -170,6 +173,8 @@ class PointBuilder:
                 self._short.setdefault(disk, set()).add(offset + length)
 
     def _check(self) -> None:
+        if isinstance(self._failed, StoreError):  # met by another thread, perhaps: whoever hears of it hears why
+            raise copy(self._failed) from self._failed
         if self._failed or self._done:
             raise StoreError(f"point {self.point} can't be written to any more", code="store.builder-closed")
 

@@ -230,6 +230,9 @@ class Writer:
         """Upload a finished segment. It being there changes nothing: only a record makes it count. Raises Fenced
         (another segment has its key), StoreUnavailable."""
         key = segment.key(self._machine)
+        if segment.epoch != self.epoch and self._has(segment, path.stat().st_size):
+            # Of a session that ended between bringing it and being told so.
+            return self._compare(key, path)
         try:
             self._objects.put_file(key, path)
         except AlreadyExists:
