@@ -63,7 +63,7 @@ def same(target: Path, content: bytes) -> bool:
 # -- properties --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_history_is_restored_byte_for_byte_by_every_way(data: st.DataObject) -> None:
     """Overlays that cut frames, zeroes, disks that shrink and grow, also within a block."""

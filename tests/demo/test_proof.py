@@ -181,7 +181,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(VALUES)
 def test_the_guest_writes_json_that_others_read(value: object) -> None:
     assert json.loads(to_json(value)) == value

@@ -405,7 +405,7 @@ class Lives(RuleBasedStateMachine):
 
 
 TestLives = Lives.TestCase
-TestLives.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+TestLives.settings = settings(max_examples=100, stateful_step_count=60)
 
 
 def walk() -> set[tuple[State, Direction]]:

@@ -26,7 +26,7 @@ from homeport.store.builder import PointBuilder
 from tests.servers.bucket import KEYS
 
 T = "1" * 16
-QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 
 
 class MemoryView:

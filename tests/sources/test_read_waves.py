@@ -14,7 +14,7 @@ from homeport.sources.scratch import CLUSTER
 STEP = 16 * KiB
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.sets(st.integers(0, 40), min_size=1))
 def test_what_is_asked_for_at_once_shares_no_cluster_and_nothing_is_left_out(blocks: set[int]) -> None:
     ranges = []

@@ -76,9 +76,7 @@ DISK = "disk0"
 
 def fuzz(examples: int) -> settings:
     """The same examples each time."""
-    return settings(
-        max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-    )
+    return settings(max_examples=examples, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 KINDS = {**_KINDS, "machine key": sealed.MACHINE_KEY}

@@ -23,7 +23,7 @@ ranges = st.tuples(st.integers(0, 300), st.integers(0, 40), st.booleans())
 
 
 @given(st.lists(ranges, max_size=40), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_rows_laid_over_each_other_are_what_painting_block_by_block_gives(
     painted: list[tuple[int, int, bool]], long: bool
 ) -> None:

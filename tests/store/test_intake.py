@@ -65,7 +65,7 @@ def disk_bytes(kinds: list[int], tail: int) -> bytearray:
 KINDS = st.lists(st.integers(0, 5), min_size=1, max_size=150)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     before=KINDS,
     now=KINDS,

@@ -83,7 +83,7 @@ class LayeredHistories(Histories):
 
 TestLayeredHistories = LayeredHistories.TestCase
 TestLayeredHistories.settings = settings(
-    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=25, stateful_step_count=40, suppress_health_check=list(HealthCheck)
 )
 
 SIZES = {"disk0": 40 * BLOCK, "disk1": 16 * BLOCK}

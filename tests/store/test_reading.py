@@ -63,7 +63,7 @@ sizes = st.sampled_from([SIZE, SIZE - 512, 17 * MiB + 4096 * 5, 5 * BLOCK + 100,
 reads = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.booleans()), min_size=1, max_size=6)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(
     history=st.lists(st.tuples(sizes, st.lists(places, max_size=6)), min_size=1, max_size=4),
     reads=reads,
@@ -154,7 +154,7 @@ def test_what_a_disk_lost_when_it_shrank_is_zeroes_when_it_grew_again(tmp_path: 
     check([2, 5])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(steps=st.lists(st.tuples(st.sampled_from("pgd"), st.integers(0, 9), st.integers(0, 40)), max_size=80))
 def test_a_cache_keeps_its_bound_and_gives_what_was_put(steps: list[tuple[str, int, int]]) -> None:
     cache: Cache[bytes] = Cache(100, len)

@@ -314,7 +314,6 @@ def test_ten_thousand_steps_of_random_histories(monkeypatch: pytest.MonkeyPatch)
         settings=settings(
             max_examples=270,
             stateful_step_count=60,
-            deadline=None,
             derandomize=True,
             database=None,
             suppress_health_check=list(HealthCheck),

@@ -662,7 +662,7 @@ class World:
         assert {name: item[name] for name in values} == values
         return item
 
-    def until(self, look: Callable[[], bool], seconds: float = 20) -> None:
+    def until(self, look: Callable[[], bool], seconds: float = 60) -> None:
         for _ in range(int(seconds / 0.05)):
             if look():
                 return

@@ -71,7 +71,6 @@ def test_every_path_answers_as_it_is_described(world: World, mode: GenerationMod
 
         @settings(
             max_examples=EXAMPLES,
-            deadline=None,
             database=None,
             derandomize=True,
             phases=[Phase.explicit, Phase.generate],

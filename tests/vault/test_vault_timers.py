@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -86,11 +87,16 @@ def test_an_operator_who_decides_takes_its_place(vault: LocalVault, world: World
 
 
 def test_what_fails_is_noted_and_tried_again(vault: LocalVault, world: World) -> None:
+    core = vault.vault.core
+    core.timeouts = replace(core.timeouts, timer_retry=3600)  # it stays noted until it is looked at
     failed_over(world, "auto-rollback")
     world.west.fail["stop-machine"] = 1
     in_the_past(vault, world, "commit_policy")
     world.until(lambda: "error" in (world.item()["commit_policy"] or {}))
-    assert world.item()["commit_policy"]["error"]["code"] == "fake.stop-machine"
+    noted = world.item()["commit_policy"]
+    assert noted["error"]["code"] == "fake.stop-machine"
+    assert datetime.fromisoformat(noted["at"]) > datetime.now(UTC) + timedelta(minutes=50)
+    in_the_past(vault, world, "commit_policy")
     world.until(lambda: world.item()["state"] == "Protected")
     assert [job["state"] for job in jobs_of(world, "undo")] == ["succeeded", "failed"]
 
