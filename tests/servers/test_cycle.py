@@ -95,6 +95,43 @@ def test_points_wait_in_the_cache_for_the_store_and_are_shipped_in_order(rig: Ri
     cycle.close()
 
 
+def test_points_go_on_while_the_first_one_waits(rig: Rig) -> None:
+    rig.write(20)
+    cycle = rig.cycle()
+    cycle.first_copy()
+    rig.take(cycle)
+    rig.objects.down = True
+    rig.write()
+    rig.take(cycle)
+    rig.objects.down = False
+    cycle.ship()
+    assert go_on(rig, cycle) == TRACKED
+    cycle.close()
+
+
+def test_a_disk_that_left_keeps_no_point_waiting_for_the_store(rig: Rig) -> None:
+    """And one that comes is looked after by the first point that has it."""
+    cycle = started(rig)
+    cycle._source._exclude = frozenset({"disk1"})  # type: ignore[attr-defined]
+    cycle.take_point()
+    cycle.ship()
+    rig.objects.down = True
+    assert not cycle.needs_store
+    cycle.take_point()
+    rig.objects.down = False
+    cycle.ship()
+    cycle._source._exclude = frozenset()  # type: ignore[attr-defined]
+    checks, check = [], cycle._writer.check
+    cycle._writer.check = lambda: checks.append(check())  # type: ignore[method-assign, func-returns-value]
+    for wanted in ({**TRACKED, "disk1": "a new disk"}, TRACKED):
+        rig.write()
+        assert rig.take(cycle).found_by == wanted
+        assert len(checks) == 1, "whether another has the machine"
+    cycle.ship()
+    rig.check(newest=2)
+    cycle.close()
+
+
 class Measured(CacheRoom):
     """``seen``: what a look finds."""
 

@@ -13,7 +13,6 @@ from storage_daemon import StorageDaemon
 
 from homeport.domain.units import BLOCK, KiB
 from homeport.servers import cycle as cycles
-from homeport.servers import cycle as cycles
 from homeport.servers import first_copy as first_copies
 from homeport.servers.cycle import Cycle
 from homeport.store.errors import Fenced
@@ -264,11 +263,12 @@ def test_a_first_point_that_waits_is_dropped_once_another_copied_parts(
     assert [info.id.number for info in mine.store.points(mine.spec.timeline)] == [1, 2]
 
 
-def test_a_part_that_comes_late_is_not_taken_into_the_first_point(
-    both: tuple[Rig, Rig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The other one was paused before it brought a part, which is newer than what this one copied and knows of."""
+@pytest.mark.parametrize("owner", ["the other", "test"])
+def test_a_part_that_comes_late_is_not_taken_into_the_first_point(both: tuple[Rig, Rig], owner: str) -> None:
+    """The other one was paused before it brought a part, which is newer than what this one copied and knows of; or an
+    earlier session of its own was."""
     mine, theirs = both
+    theirs.owner = owner
     mine.write_at("disk0", 0, b"a" * BLOCK)
     first = mine.cycle()
     first.first_copy()

@@ -157,10 +157,14 @@ class Cycle:
             "another process server replicated meanwhile: what waits here is dropped",
             item=self._spec.item, points=len(spooled), from_point=str(spooled[0].point),
         )  # fmt: skip
-        shutil.rmtree(self._digest_folder, ignore_errors=True)  # they are of what is dropped
+        self._void_digests()
         for each in spooled:
             each.remove()
         return []
+
+    def _void_digests(self) -> None:
+        """They are of what isn't in the store, or not all that is."""
+        shutil.rmtree(self._digest_folder, ignore_errors=True)
 
     def _fits(self, spooled: list[SpooledPoint]) -> bool:
         head = self._store.head(self._spec.timeline)
@@ -332,9 +336,11 @@ class Cycle:
             for disk in view.disks:
                 found_by[disk.id] = self._ship_disk(disk, view, head, base, reader, builder, complete)
             spooled = self._finish(builder, view, self._machine(), tags, group)
-        except BaseException:
+        except BaseException as error:
             builder.discard()
             self._early = False
+            if head is None and isinstance(error, Fenced):
+                self._void_digests()  # parts are in the store that they don't follow
             raise
         self._early = True
         return spooled, found_by, complete
@@ -495,6 +501,8 @@ class Cycle:
     def _remember(self, view: PointView, spooled: SpooledPoint, complete: dict[str, Digests]) -> dict[str, int]:
         """The digest files say what the point holds; bytes that it carries of each disk."""
         changes = spooled.changed_digests()
+        for gone in self._files.keys() - {disk.id for disk in view.disks}:
+            self._files.pop(gone).close()
         for disk in view.disks:
             file = self._file(disk)
             file.invalidate()

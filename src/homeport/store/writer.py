@@ -98,7 +98,7 @@ class Writer:
         if number < 0 or (parent is not None and parent.timeline == self.timeline and number != parent.number + 1):
             raise ValueError(f"point {number} can't follow {parent}")
         point = PointId(self.timeline, number)
-        if parent is not None and not (parent.timeline == self.timeline and self._has_points):
+        if parent is not None and parent.timeline != self.timeline:
             self._store.timeline(self.timeline)
         return PointBuilder(
             self._store.keys,
@@ -312,7 +312,8 @@ class Writer:
         self._parts |= {number: record.head["built"] for number, record in fresh.items()}
         there = [number for number in numbers if self._parts[number] == old.head["built"]]
         if there:
-            return self._expect(there[0])
+            self._expect(there[0])
+            return
         if self._store.last_point(self.timeline) is not None:
             raise Fenced(f"timeline {self.timeline} has points already: its first copy is over")
         self._upload(spooled, progress)
