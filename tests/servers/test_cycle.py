@@ -35,7 +35,7 @@ from homeport.store import MachineStore, block_digests, layout, segment
 from homeport.store.errors import Fenced, StoreUnavailable
 from homeport.store.spool import SpooledPoint
 from homeport.store.writer import Writer
-from tests.servers.bucket import KEYS, FolderObjects
+from tests.servers.bucket import KEYS, FolderObjects, read_point
 from tests.servers.rig import Content, MiB, Rig, differing
 
 pytestmark = pytest.mark.qemu
@@ -932,3 +932,28 @@ def test_a_point_that_the_one_before_brought_at_last_does_not_end_the_loop(
     replication.stop(30)
     rig.check()
     other.close()
+
+
+def test_a_loop_whose_first_point_leaves_out_parts_of_another_goes_on_by_itself(
+    rig: Rig, loop: Callable[[], Replication]
+) -> None:
+    own, owner = rig.cache, rig.owner
+    cycle = rig.cycle()
+    cycle.first_copy()
+    cycle.take_point()
+    cycle.close()
+    rig.cache, rig.owner = rig.folder / "cache of the other", "the other"
+    rig.write_at("disk0", 0, os.urandom(BLOCK))
+    other = rig.cycle()
+    other.first_copy()
+    other.close()
+    rig.cache, rig.owner = own, owner
+    rig.write_at("disk1", 0, os.urandom(BLOCK))
+    replication = loop()
+    until(lambda: len(rig.store.points(rig.spec.timeline)) > 1)
+    assert replication.alive
+    replication.stop(30)
+    now = rig.disks()
+    for info in rig.store.points(rig.spec.timeline):
+        assert read_point(rig.store, info.id) == now
+    rig.check()
