@@ -150,7 +150,7 @@ class Rig:
                 continue
             file = DigestFile(path, reader.disks[disk])
             try:
-                if file.valid_for == str(head):
+                if file.valid_for == f"{head} {reader.incarnation}":
                     rows = known(file.digests)
                     truth = np.concatenate(
                         [reader.digests(disk).blocks(n) for n in range(-(-reader.disks[disk] >> 24))]

@@ -35,7 +35,7 @@ from homeport.store import MachineStore, block_digests, layout, segment
 from homeport.store.errors import Fenced, StoreUnavailable
 from homeport.store.spool import SpooledPoint
 from homeport.store.writer import Writer
-from tests.servers.bucket import KEYS, FolderObjects
+from tests.servers.bucket import KEYS, FolderObjects, read_point
 from tests.servers.rig import Content, MiB, Rig, differing
 
 pytestmark = pytest.mark.qemu
@@ -92,6 +92,43 @@ def test_points_wait_in_the_cache_for_the_store_and_are_shipped_in_order(rig: Ri
     assert [info.id.number for info in published] == list(range(2, WAITING + 2))
     rig.check()
     assert go_on(rig, cycle) == TRACKED
+    cycle.close()
+
+
+def test_points_go_on_while_the_first_one_waits(rig: Rig) -> None:
+    rig.write(20)
+    cycle = rig.cycle()
+    cycle.first_copy()
+    rig.take(cycle)
+    rig.objects.down = True
+    rig.write()
+    rig.take(cycle)
+    rig.objects.down = False
+    cycle.ship()
+    assert go_on(rig, cycle) == TRACKED
+    cycle.close()
+
+
+def test_a_disk_that_left_keeps_no_point_waiting_for_the_store(rig: Rig) -> None:
+    """And one that comes is looked after by the first point that has it."""
+    cycle = started(rig)
+    cycle._source._exclude = frozenset({"disk1"})  # type: ignore[attr-defined]
+    cycle.take_point()
+    cycle.ship()
+    rig.objects.down = True
+    assert not cycle.needs_store
+    cycle.take_point()
+    rig.objects.down = False
+    cycle.ship()
+    cycle._source._exclude = frozenset()  # type: ignore[attr-defined]
+    checks, check = [], cycle._writer.check
+    cycle._writer.check = lambda: checks.append(check())  # type: ignore[method-assign, func-returns-value]
+    for wanted in ({**TRACKED, "disk1": "a new disk"}, TRACKED):
+        rig.write()
+        assert rig.take(cycle).found_by == wanted
+        assert len(checks) == 1, "whether another has the machine"
+    cycle.ship()
+    rig.check(newest=2)
     cycle.close()
 
 
@@ -895,3 +932,28 @@ def test_a_point_that_the_one_before_brought_at_last_does_not_end_the_loop(
     replication.stop(30)
     rig.check()
     other.close()
+
+
+def test_a_loop_whose_first_point_leaves_out_parts_of_another_goes_on_by_itself(
+    rig: Rig, loop: Callable[[], Replication]
+) -> None:
+    own, owner = rig.cache, rig.owner
+    cycle = rig.cycle()
+    cycle.first_copy()
+    cycle.take_point()
+    cycle.close()
+    rig.cache, rig.owner = rig.folder / "cache of the other", "the other"
+    rig.write_at("disk0", 0, os.urandom(BLOCK))
+    other = rig.cycle()
+    other.first_copy()
+    other.close()
+    rig.cache, rig.owner = own, owner
+    rig.write_at("disk1", 0, os.urandom(BLOCK))
+    replication = loop()
+    until(lambda: len(rig.store.points(rig.spec.timeline)) > 1)
+    assert replication.alive
+    replication.stop(30)
+    now = rig.disks()
+    for info in rig.store.points(rig.spec.timeline):
+        assert read_point(rig.store, info.id) == now
+    rig.check()

@@ -245,3 +245,38 @@ def test_parts_that_another_process_server_copied_meanwhile_are_not_taken_for_on
     cycle.ship()
     cycle.close()
     rig.check()
+
+
+def test_a_first_point_that_waited_at_a_kill_is_taken_anew_beside_parts_of_another_process_server(
+    daemon: StorageDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_copies, "PART", 256 * KiB)
+    rig = Rig(daemon, tmp_path)
+    rig.write_at("disk0", 0, b"x" * (2 * MiB))
+
+    def all_but_shipped(steps: Steps) -> None:
+        steps.around(QemuSource, "handed")
+        cycle = rig.cycle()
+        cycle.first_copy()
+        rig.write_at("disk0", BLOCK, b"z" * BLOCK)
+        cycle.take_point()
+
+    def half(steps: Steps) -> None:
+        steps.around(Writer, "publish_part")
+        rig.cycle().first_copy()
+
+    assert dies(all_but_shipped, 1)
+    assert len(list(rig.cache.glob("spool/*/*/complete"))) == 1
+    own = rig.cache
+    rig.owner, rig.cache = "the other", tmp_path / "cache of the other"
+    rig.write_at("disk0", 0, b"y" * (2 * BLOCK))
+    assert dies(half, 7)
+    rig.owner, rig.cache = "test", own
+    rig.write_at("disk0", 0, b"x" * BLOCK)
+    cycle = rig.cycle()
+    assert (cycle.backlog, cycle.head) == (0, None)
+    cycle.first_copy()
+    rig.take(cycle)
+    cycle.ship()
+    cycle.close()
+    rig.check()

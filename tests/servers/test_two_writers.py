@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 import pytest
 from storage_daemon import StorageDaemon
 
+from homeport.domain.units import BLOCK, KiB
+from homeport.servers import cycle as cycles
+from homeport.servers import first_copy as first_copies
 from homeport.servers.cycle import Cycle
 from homeport.store.errors import Fenced
 from tests.servers.rig import Rig
@@ -77,7 +81,7 @@ def both(daemon: StorageDaemon, tmp_path: Path) -> tuple[Rig, Rig]:
     """The same machine, timeline and store, each with a cache of its own."""
     mine, theirs = Rig(daemon, tmp_path), Rig(daemon, tmp_path)
     theirs.spec, theirs.cache = mine.spec, tmp_path / "cache-of-the-other"
-    theirs.seen = mine.seen
+    theirs.seen, theirs.owner = mine.seen, "the other"
     return mine, theirs
 
 
@@ -227,4 +231,140 @@ def test_what_is_in_the_store_and_still_waits_is_dropped_once_another_has_gone_o
     assert first.backlog == 0
     assert first.head == mine.store.head(mine.spec.timeline)
     go_on(mine, first)
+    first.close()
+
+
+# ── the first copy ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_first_point_that_waits_is_dropped_once_another_copied_parts(
+    both: tuple[Rig, Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A switch while the first point waited for the store, and back before the other one had one there."""
+    monkeypatch.setattr(first_copies, "PART", 512 * KiB)
+    mine, theirs = both
+    mine.write(20)
+    first = mine.cycle()
+    first.first_copy()
+    mine.write()
+    first.take_point()  # what it looked like is nobody's business: it never comes there
+    mine.write()
+    second = theirs.cycle()
+    second.first_copy()
+    first.close()
+    second.close()
+    mine.write()
+    first = mine.cycle()
+    assert (first.backlog, first.head) == (0, None)
+    first.first_copy()
+    go_on(mine, first)
+    assert go_on(mine, first) == {"tracking"}
+    first.close()
+    assert [info.id.number for info in mine.store.points(mine.spec.timeline)] == [1, 2]
+
+
+@pytest.mark.parametrize("owner", ["the other", "test"])
+def test_a_part_that_comes_late_is_not_taken_into_the_first_point(both: tuple[Rig, Rig], owner: str) -> None:
+    """The other one was paused before it brought a part, which is newer than what this one copied and knows of; or an
+    earlier session of its own was."""
+    mine, theirs = both
+    theirs.owner = owner
+    mine.write_at("disk0", 0, b"a" * BLOCK)
+    first = mine.cycle()
+    first.first_copy()
+    first.close()
+    mine.write_at("disk0", 0, b"b" * BLOCK)
+    pause = Pause()
+    before(theirs.objects, "put", pause, lambda key: "/part/" in key)
+    ended: list[BaseException] = []
+
+    def copy() -> None:
+        try:
+            theirs.cycle().first_copy()
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=copy)
+    thread.start()
+    try:
+        assert pause.reached.wait(30)
+        first = mine.cycle()
+        first.first_copy()
+    finally:
+        pause.go.set()
+        thread.join(60)
+    assert isinstance(ended[0], Fenced)
+    mine.write_at("disk0", 0, b"a" * BLOCK)
+    with pytest.raises(Fenced, match="another part"):
+        mine.take(first)
+    first.close()
+    first = mine.cycle()
+    first.first_copy()
+    mine.write()
+    go_on(mine, first)
+    first.close()
+
+
+# ── what one's own files say of a point that is the other's ─────────────────────────────────────────────────────────
+
+
+def test_digests_of_a_point_that_was_lost_are_not_those_of_the_others_of_its_number(both: tuple[Rig, Rig]) -> None:
+    mine, theirs = both
+    first = began(mine)
+    mine.write_at("disk0", 0, b"1" * BLOCK)
+    mine.take(first)
+    first.close()
+    shutil.rmtree(mine.cache / "spool")
+    mine.seen.popitem()
+    mine.write_at("disk0", 0, b"2" * BLOCK)
+    second = theirs.cycle()
+    theirs.take(second)
+    second.ship()
+    second.close()
+    mine.write_at("disk0", 0, b"1" * BLOCK)
+    first = mine.cycle()
+    go_on(mine, first)
+    first.close()
+
+
+def test_a_tracker_of_the_others_point_of_the_same_number_is_not_believed(
+    both: tuple[Rig, Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits here isn't in the store yet when the next point is taken. No sample finds it out by chance."""
+    monkeypatch.setattr(cycles, "sample_clean_blocks", lambda *arguments: [])
+    mine, theirs = both
+    first = began(mine)
+    mine.write()
+    mine.take(first)
+    first.close()
+    waits = mine.seen.copy()
+    mine.write_at("disk0", 0, b"between the two" * 1000)
+    second = theirs.cycle()
+    theirs.take(second)  # of the same number; it stays in its cache
+    second.close()
+    mine.seen.update(waits)
+    first = mine.cycle()
+    assert first.backlog == 1
+    go_on(mine, first)
+    first.close()
+
+
+def test_one_that_lost_the_machine_does_not_disturb_a_view_of_the_other(both: tuple[Rig, Rig]) -> None:
+    mine, theirs = both
+    first = began(mine)
+    mine.write()
+    second = theirs.cycle()
+
+    def disturb(*arguments: Any) -> dict[str, Any]:
+        with pytest.raises(Fenced):
+            first.take_point()
+        return {"name": "vm"}
+
+    theirs.write()
+    second._machine = disturb  # its view is open
+    theirs.take(second)
+    assert second._incarnation == second._source.tracked().get(second.head)
+    second._machine = dict
+    assert go_on(theirs, second) == {"tracking"}
+    second.close()
     first.close()

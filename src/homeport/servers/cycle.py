@@ -32,7 +32,7 @@ from homeport.servers.traffic import Traffic
 from homeport.sources.interface import DiskView, Knowledge, PointView, Source
 from homeport.sources.verify import sample_clean_blocks
 from homeport.store.builder import PointBuilder
-from homeport.store.errors import Corrupt, PointNotFound, StoreUnavailable
+from homeport.store.errors import Corrupt, Fenced, PointNotFound, StoreUnavailable
 from homeport.store.reader import PointReader
 from homeport.store.spool import SpooledPoint, spooled_points
 from homeport.store.timeline import MachineStore
@@ -105,6 +105,8 @@ class Cycle:
         self._incarnation: str | None = None
         self._pending = self._still_ours(spooled_points(self._spool))
         self._head = self._pending[-1].point if self._pending else store.head(spec.timeline)
+        if self._pending:
+            self._incarnation = self._writer.record_of(self._pending[-1]).head["incarnation"]
         if self._head is not None:
             shutil.rmtree(cache / "part", ignore_errors=True)  # of a first copy that another process server finished
         source.recover([spooled.point for spooled in self._pending])
@@ -145,28 +147,40 @@ class Cycle:
         self._source.close()
 
     def _still_ours(self, spooled: list[SpooledPoint]) -> list[SpooledPoint]:
-        """What waits in the cache, unless another process server has the timeline's points of these numbers, or later
-        ones: then it replicated since, from what is in the store, and all that this one has is void, or there."""
-        head = self._store.head(self._spec.timeline) if spooled else None
-        if head is None or head.timeline != self._spec.timeline:
+        """What waits in the cache, if it is in the store as it is here, or can still come there. Otherwise another
+        process server replicated since, from what is in the store (from parts of a first copy, perhaps, that a first
+        point which waits here lacks), and all that this one has is void, or there. Its source was not told to forget:
+        what it carried is taken again."""
+        if not spooled or self._fits(spooled):
             return spooled
-        for one in spooled:
-            if one.point.number > head.number:
-                break
-            try:
-                same = self._store.record_sha256(one.point) == one.record_sha256
-            except PointNotFound:  # published and thinned away since
-                same = False
-            if not same or spooled[-1].point.number < head.number:
-                log.warning(
-                    "another process server replicated meanwhile: what waits here is dropped",
-                    item=self._spec.item, points=len(spooled), from_point=str(one.point),
-                )  # fmt: skip
-                shutil.rmtree(self._digest_folder, ignore_errors=True)  # they may name a point as the other's is named
-                for each in spooled:
-                    each.remove()
-                return []
-        return spooled
+        log.warning(
+            "another process server replicated meanwhile: what waits here is dropped",
+            item=self._spec.item, points=len(spooled), from_point=str(spooled[0].point),
+        )  # fmt: skip
+        self._void_digests()
+        for each in spooled:
+            each.remove()
+        return []
+
+    def _void_digests(self) -> None:
+        """They are of what isn't in the store, or not all that is."""
+        shutil.rmtree(self._digest_folder, ignore_errors=True)
+
+    def _fits(self, spooled: list[SpooledPoint]) -> bool:
+        head = self._store.head(self._spec.timeline)
+        newest = head.number if head is not None and head.timeline == self._spec.timeline else -1
+        there = [one for one in spooled if one.point.number <= newest]
+        ahead = spooled[len(there) :]
+        if not ahead and there[-1].point.number < newest:
+            return False  # the other one went on, from these perhaps
+        try:
+            if any(self._store.record_sha256(one.point) != one.record_sha256 for one in there):
+                return False
+            if ahead:
+                self._writer.require_fit(ahead[0])
+        except (PointNotFound, Fenced):  # published and thinned away since; or it stands on what isn't there
+            return False
+        return True
 
     # ── shipping ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -262,10 +276,13 @@ class Cycle:
         )  # fmt: skip
 
     def _confirm_ours(self, base: PointId) -> None:
-        """Where the tracker isn't as this one left it, another process server may have the machine: whoever has lost it
-        must not disturb the other's view, nor send anything. Raises Fenced, SourceError. While the store is away points
-        go on: what is published is checked again."""
-        if self._incarnation is None or self._source.tracked().get(base) == self._incarnation:
+        """Where the tracker isn't as this one left it, or has something newer, another process server may have the
+        machine: whoever has lost it must not disturb the other's view, nor send anything. Raises Fenced, SourceError.
+        While the store is away points go on: what is published is checked again."""
+        if self._incarnation is None:
+            return
+        newest = next(reversed(self._source.tracked().items()), None)
+        if newest == (base, self._incarnation):
             return
         self._early = False
         with suppress(StoreUnavailable):
@@ -289,7 +306,8 @@ class Cycle:
         return None if usual and self._digests_valid_for(head) else self._store.open(head)
 
     def _digests_valid_for(self, point: PointId) -> bool:
-        return bool(self._files) and all(file.valid_for == str(point) for file in self._files.values())
+        label = _label(point, self._incarnation)
+        return bool(self._files) and all(file.valid_for == label for file in self._files.values())
 
     def _incarnation_of(self, base: PointId, reader: PointReader | None) -> str | None:
         """What the tracker of a point of this timeline must be, by the point's own record. A machine that was started
@@ -318,9 +336,11 @@ class Cycle:
             for disk in view.disks:
                 found_by[disk.id] = self._ship_disk(disk, view, head, base, reader, builder, complete)
             spooled = self._finish(builder, view, self._machine(), tags, group)
-        except BaseException:
+        except BaseException as error:
             builder.discard()
             self._early = False
+            if head is None and isinstance(error, Fenced):
+                self._void_digests()  # parts are in the store that they don't follow
             raise
         self._early = True
         return spooled, found_by, complete
@@ -336,7 +356,8 @@ class Cycle:
         complete: dict[str, Digests],
     ) -> str:
         file = self._file(disk)
-        valid = file.valid_for == str(head) if head else of_parts(file.valid_for)
+        known_as = self._incarnation if reader is None or self._incarnation else reader.incarnation
+        valid = file.valid_for == _label(head, known_as) if head else of_parts(file.valid_for)
         if not valid:
             file.invalidate()  # it may bear the name of the very point that is taken now, from an attempt that was lost
         if self._is_new(disk, head, reader):
@@ -480,6 +501,8 @@ class Cycle:
     def _remember(self, view: PointView, spooled: SpooledPoint, complete: dict[str, Digests]) -> dict[str, int]:
         """The digest files say what the point holds; bytes that it carries of each disk."""
         changes = spooled.changed_digests()
+        for gone in self._files.keys() - {disk.id for disk in view.disks}:
+            self._files.pop(gone).close()
         for disk in view.disks:
             file = self._file(disk)
             file.invalidate()
@@ -488,7 +511,7 @@ class Cycle:
             if disk.id in changes:
                 numbers, digests = changes[disk.id]
                 file.digests[numbers] = digests
-            file.validate(str(view.point))
+            file.validate(_label(view.point, view.incarnation))
         return {disk.id: len(changes[disk.id][0]) * BLOCK if disk.id in changes else 0 for disk in view.disks}
 
     def _allocated(self, disk: DiskView) -> Extents:
@@ -502,6 +525,11 @@ class Cycle:
         if file is None:
             file = self._files[disk.id] = DigestFile(self._digest_folder / disk.id, disk.size)
         return file
+
+
+def _label(point: PointId, incarnation: str | None) -> str:
+    """What a digest file says that it is valid for: another process server's point of this number is another."""
+    return f"{point} {incarnation}"
 
 
 def _no_space(error: BaseException) -> bool:

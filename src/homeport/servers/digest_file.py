@@ -2,9 +2,9 @@
 
     header (4096 bytes): magic, what the digests are valid for, disk's size │ 16 bytes per 16 KiB block …
 
-The file is a convenience, never a truth: it names the *point* for which it is valid and is void while an update is
-under way (but for :meth:`DigestFile.exchange`), so a crash at any moment leaves either a valid file or a void one; a
-void file is rebuilt or done without.
+The file is a convenience, never a truth: it names the *point* for which it is valid (and its incarnation: there may be
+another one of that number) and is void while an update is under way (but for :meth:`DigestFile.exchange`), so a crash
+at any moment leaves either a valid file or a void one; a void file is rebuilt or done without.
 A digest of sixteen zero bytes is a zero block; sixteen 0xFF bytes mean 'not known': such a block is always sent.
 Where a disk has grown, what was added counts as zeroes, as it does in the store, and the block that was the last one
 isn't known: it has become longer.

@@ -57,6 +57,8 @@ class Writer:
         self._hashes: dict[PointId, str] = {}
         self._parts: dict[int, str] = {}
         """Of the parts of a first copy, as far as they were looked at, what tells one attempt from another."""
+        self._expected: set[int] | None = None
+        """The parts that whoever copies knows of. None: nobody asked for them."""
         self._has_points = store.last_point(timeline) is not None
 
     def check(self) -> None:
@@ -96,7 +98,7 @@ class Writer:
         if number < 0 or (parent is not None and parent.timeline == self.timeline and number != parent.number + 1):
             raise ValueError(f"point {number} can't follow {parent}")
         point = PointId(self.timeline, number)
-        if parent is not None and not (parent.timeline == self.timeline and self._has_points):
+        if parent is not None and parent.timeline != self.timeline:
             self._store.timeline(self.timeline)
         return PointBuilder(
             self._store.keys,
@@ -123,14 +125,26 @@ class Writer:
         return known
 
     def _foldable(self, point: PointId, parent: PointId | None) -> list[tuple[int, Record]]:
-        """The parts that a point takes in: all, if it is the timeline's first."""
+        """The parts that a point takes in: all, if it is the timeline's first. Raises Fenced where a part came there
+        that its maker doesn't know of: from a writer that was paused, and newer than the point perhaps."""
         follows = parent is not None and parent.timeline == self.timeline
         if point.number == 0 or follows or self._has_points:
             return []
-        return self.part_records()
+        parts = self._all_parts()
+        strange = [number for number, _ in parts if self._expected is not None and number not in self._expected]
+        if strange:
+            what = f"part {strange[0]}"
+            raise Fenced(f"another {what} is in the store already")
+        return parts
 
     def part_records(self) -> list[tuple[int, Record]]:
-        """The parts of the first copy that are there, the oldest first, each with its number."""
+        """The parts of the first copy that are there, the oldest first, each with its number. The first point takes in
+        these and what this writer publishes afterwards, no others."""
+        parts = self._all_parts()
+        self._expected = {number for number, _ in parts}
+        return parts
+
+    def _all_parts(self) -> list[tuple[int, Record]]:
         numbers = layout.part_numbers(self._objects, self._machine, self.timeline)
         found = self._part_records(numbers)
         return [(number, found[number]) for number in numbers]
@@ -157,17 +171,15 @@ class Writer:
         if point.timeline != self.timeline:
             raise ValueError(f"{point} is not of timeline {self.timeline}")
         self.check()
-        data = spooled.record()
-        key = names.point(self._machine, point)
-        record = Record(sealed.open_bytes(self._store.keys.key, self._store.keys.vault, key, sealed.POINT, data))
+        record = self.record_of(spooled)
         if layout.boundary(self._objects, self._machine, self.timeline) > point.number:
             # Its number may have been published, dropped and deleted since.
             if self._dropped_sha256(point) != spooled.record_sha256:
                 raise Fenced(f"{point} lies below what was dropped already, and is not the point that was there")
             return record.info(point, False)
-        self._check_parent(point, record, spooled.record_sha256)
+        self._check_parent(point, record)
         self._upload(spooled, progress)
-        self._create(key, data, f"point {point}")
+        self._create(names.point(self._machine, point), spooled.record(), f"point {point}")
         self._has_points = True
         self.check()
         if layout.boundary(self._objects, self._machine, self.timeline) > point.number:
@@ -181,7 +193,18 @@ class Writer:
         except PointNotFound:
             return None
 
-    def _check_parent(self, point: PointId, record: Record, own_sha256: str) -> None:
+    def record_of(self, spooled: Finished) -> Record:
+        """What a finished point says. Raises Corrupt."""
+        keys = self._store.keys
+        key = names.point(self._machine, spooled.point)
+        return Record(sealed.open_bytes(keys.key, keys.vault, key, sealed.POINT, spooled.record()))
+
+    def require_fit(self, spooled: Finished) -> None:
+        """That a point which isn't in the store can be published on what is there. Raises Fenced where it can't, nor
+        ever will; StoreUnavailable, Corrupt."""
+        self._check_parent(spooled.point, self.record_of(spooled))
+
+    def _check_parent(self, point: PointId, record: Record) -> None:
         """The point stands on the head: no other point can have come between."""
         parent = record.parent
         if parent is None or parent.timeline != self.timeline:
@@ -287,7 +310,9 @@ class Writer:
         numbers = layout.part_numbers(self._objects, self._machine, self.timeline)
         fresh = self._part_records([number for number in numbers if number not in self._parts])
         self._parts |= {number: record.head["built"] for number, record in fresh.items()}
-        if old.head["built"] in (self._parts[number] for number in numbers):
+        there = [number for number in numbers if self._parts[number] == old.head["built"]]
+        if there:
+            self._expect(there[0])
             return
         if self._store.last_point(self.timeline) is not None:
             raise Fenced(f"timeline {self.timeline} has points already: its first copy is over")
@@ -298,7 +323,12 @@ class Writer:
         head = {**old.head, "kind": "part", "number": number}
         self._create(key, self._store.seal(key, sealed.PART, head, sections), f"part {number}")
         self._parts[number] = old.head["built"]
+        self._expect(number)
         self.check()
+
+    def _expect(self, part: int) -> None:
+        if self._expected is not None:
+            self._expected.add(part)
 
     def wrote_all_parts(self) -> bool:
         """Every part of the first copy is by a writer of this one's owner."""
