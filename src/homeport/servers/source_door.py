@@ -6,7 +6,6 @@ Over TLS alone, and for mobility services of this site alone; each speaks by the
 from __future__ import annotations
 
 import json
-import select
 import ssl
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -21,6 +20,7 @@ from homeport.mobility.wire import ANSWER, ANSWER_MOST, CUT, FRAMES, POLL, PREFI
 from homeport.servers.frame_stream import StreamClosed
 from homeport.servers.request_body import LengthRefused, body_length
 from homeport.servers.source_exchange import SourceExchange
+from homeport.sources.waiting import readable
 from homeport.trust.certificates import Peer
 from homeport.trust.identity import Identity
 
@@ -106,7 +106,7 @@ def _words(request: BaseHTTPRequestHandler, exchange: SourceExchange, name: str,
 def _gone(connection: Any) -> bool:
     """Nobody says anything while it waits for an answer: what can be read is the end, or an attack."""
     waiting = connection.pending() if isinstance(connection, ssl.SSLSocket) else 0
-    return bool(waiting or select.select([connection], [], [], 0)[0])
+    return bool(waiting) or readable(connection, 0)
 
 
 def _answer(request: BaseHTTPRequestHandler, status: int, body: Json, *, end: bool = False) -> None:
