@@ -101,6 +101,8 @@ def test_a_revoked_server_is_refused_on_its_open_connection(
     authority.revoke(source, told=target)
     with pytest.raises(StoreUnavailable, match="certificate"):
         objects.get("k")
+    with pytest.raises(StoreUnavailable, match="certificate"):
+        objects.put("l", bytes(32 << 20))  # refused before it has all come
 
 
 def test_a_caller_that_says_nothing_keeps_nobody_waiting(gateway: ObjectGateway, source: Identity) -> None:

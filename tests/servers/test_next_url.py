@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from homeport.servers.link import Link, Unprotected
-from homeport.servers.next_url import NextUrl
+from homeport.servers.next_url import REPEATABLE, NextUrl
 
 A, B = "https://a.example:443", "https://b.example:8443"
 
@@ -52,7 +52,7 @@ def test_the_next_one_is_asked_in_the_same_breath_and_stays_it(
 ) -> None:
     assert by(client.get("/v1/x", params={"wait": 1})) == "a.example"
     instances.ill = {"a.example": ill}
-    assert by(client.post("/v1/y", json={"a": 1})) == "b.example"
+    assert by(client.post("/v1/y", json={"a": 1}, extensions=REPEATABLE)) == "b.example"
     assert instances.asked == ["a.example/v1/x?wait=1", "a.example/v1/y", "b.example/v1/y"]
     assert instances.bodies[1:] == [b'{"a":1}'] * 2
     instances.ill = {}
@@ -67,6 +67,24 @@ def test_what_may_have_arrived_is_not_sent_to_another(client: httpx.Client, inst
         client.post("/v1/y", json={})
     assert instances.asked == ["a.example/v1/y"]
     assert by(client.post("/v1/y", json={})) == "b.example"
+
+
+@pytest.mark.parametrize("ill", [502, 503, 504])
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "one"}], ids=["", "key"])
+def test_what_may_have_been_carried_out_is_not_done_at_another(
+    client: httpx.Client, instances: Instances, ill: int, headers: dict[str, str]
+) -> None:
+    """A vault keeps no keys for what servers ask."""
+    instances.ill = {"a.example": ill}
+    assert client.post("/v1/y", json={}, headers=headers).status_code == ill
+    assert instances.asked == ["a.example/v1/y"]
+    assert by(client.post("/v1/y", json={}, headers=headers)) == "b.example", "who asks again finds the next"
+
+
+def test_what_was_never_sent_is_sent_to_the_next(client: httpx.Client, instances: Instances) -> None:
+    instances.ill = {"a.example": httpx.ConnectError("refused")}
+    assert by(client.post("/v1/y", json={"a": 1})) == "b.example"
+    assert instances.bodies == [b'{"a":1}'] * 2
 
 
 def test_what_is_refused_is_refused_by_the_vault(client: httpx.Client, instances: Instances) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from homeport.domain.units import MiB
 from homeport.servers.crossing import Crossing
-from homeport.servers.object_gateway import ObjectGateway
+from homeport.servers.object_gateway import MOST, ObjectGateway
 from homeport.servers.remote_objects import RemoteObjects
 from homeport.store.errors import AlreadyExists, Locked, NotFound, StoreUnavailable
 from homeport.store.local import LocalObjects
@@ -190,3 +190,85 @@ def test_what_a_full_store_refused_crosses_once_until_there_is_room(small_volume
         assert not list((small_volume / ".homeport-staging").iterdir())
     finally:
         gateway.close()
+
+
+# ── bodies ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def answer_to(gateway: ObjectGateway, head: str, body: bytes = b"") -> tuple[int, bytes]:
+    """Status of the answer to a request, and what comes after its head until the gateway closes the connection (which
+    it must): nothing more of the request is sent, and the connection stays open from here."""
+    with socket.create_connection(("127.0.0.1", gateway.port), 5) as connection:
+        connection.sendall("\r\n".join([*head.split("\n"), "", ""]).encode() + body)
+        said = b""
+        while more := connection.recv(65536):
+            said += more
+    status, _, rest = said.partition(b"\r\n\r\n")
+    return int(status.split()[1]), rest
+
+
+PUT = "PUT /objects/k HTTP/1.1\nHost: x\nAuthorization: Bearer token"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("PUT /objects/k HTTP/1.1\nHost: x\nContent-Length: 1000000", 401),
+        ("PUT /objects/k HTTP/1.1\nHost: x\nAuthorization: Bearer tokem\nContent-Length: 10", 401),
+        ("PUT /objects/k HTTP/1.1\nHost: x\nAuthorization: Bearer tokem\nTransfer-Encoding: chunked", 401),
+        ("POST /probe HTTP/1.1\nHost: x\nContent-Length: -1", 401),
+        (PUT, 411),
+        (f"{PUT}\nTransfer-Encoding: chunked", 411),
+        (f"{PUT}\nTransfer-Encoding: chunked\nContent-Length: 5", 411),
+        (f"{PUT}\nContent-Length: -1", 400),
+        (f"{PUT}\nContent-Length: +1", 400),
+        (f"{PUT}\nContent-Length: 1_0", 400),
+        (f"{PUT}\nContent-Length: ten", 400),
+        (f"{PUT}\nContent-Length: ", 400),
+        (f"{PUT}\nContent-Length: 5\nContent-Length: 6", 400),
+        (f"{PUT}\nContent-Length: {MOST + 1}", 413),
+        (f"{PUT}\nContent-Length: {'9' * 5000}", 413),
+        (f"{PUT.replace('/k', '/../k')}\nContent-Length: 10", 400),
+        (f"{PUT.replace('/objects', '/things')}\nContent-Length: 10", 404),
+        (f"{PUT.replace('PUT', 'POST')}\nContent-Length: 10", 405),
+        (f"{PUT.replace('PUT', 'GET')}\nContent-Length: 10", 400),
+        (f"{PUT.replace('PUT', 'DELETE')}\nContent-Length: 10", 400),
+        ("POST /probe HTTP/1.1\nHost: x\nAuthorization: Bearer token\nContent-Length: 99999999999", 413),
+    ],
+)
+def test_a_body_that_nobody_wants_is_refused_before_it_came(gateway: ObjectGateway, head: str, status: int) -> None:
+    """None of these bodies is ever sent: who waits for one says nothing, and who reads on after its refusal would take
+    a body for the next request."""
+    objects = RemoteObjects(gateway.url, "token")
+    objects.put("k", b"kept", if_absent=False)
+    assert answer_to(gateway, head)[0] == status
+    assert objects.get("k") == b"kept"
+
+
+def test_what_follows_a_refusal_is_no_request(gateway: ObjectGateway) -> None:
+    smuggled = b"DELETE /objects/k HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token\r\n\r\n"
+    objects = RemoteObjects(gateway.url, "token")
+    objects.put("k", b"kept")
+    head = f"PUT /objects/../x HTTP/1.1\nHost: x\nAuthorization: Bearer token\nContent-Length: {len(smuggled)}"
+    status, rest = answer_to(gateway, head, smuggled)
+    assert (status, rest) == (400, b"")
+    assert objects.get("k") == b"kept"
+
+
+def test_a_connection_is_kept_after_bodies_that_were_read(gateway: ObjectGateway, objects: RemoteObjects) -> None:
+    objects.put("k", b"one")
+    connection = objects._local.connection
+    with pytest.raises(AlreadyExists):
+        objects.put("k", b"two")
+    assert objects._request("POST", "/probe", bytes(3 * MiB), {})[0] == 200
+    with pytest.raises(NotFound):
+        objects.get("no")
+    objects.put("empty", b"")
+    assert objects.get("empty") == b""
+    assert objects._local.connection is connection
+    assert connection.sock is not None
+
+
+def test_who_sends_much_hears_why_it_is_refused(gateway: ObjectGateway) -> None:
+    with pytest.raises(StoreUnavailable, match="its token"):
+        RemoteObjects(gateway.url, "tokem").put("k", bytes(32 * MiB))

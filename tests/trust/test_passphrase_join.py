@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
+import ssl
 import threading
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -17,6 +19,7 @@ from homeport.domain.servers import Role, ServerName
 from homeport.servers.join_passphrase import FILE, Guesses, JoinPassphrase, TooManyGuesses
 from homeport.servers.joining import IDENTITY, join_configuration_server
 from homeport.trust import proofs
+from homeport.trust.asgi import MOST
 from homeport.trust.identity import Identity
 from homeport.trust.passphrases import new_passphrase
 from homeport.trust.proofs import Prover, WeakParameters, derive
@@ -92,6 +95,21 @@ def test_how_long_guesses_must_wait() -> None:
     guesses.right("a")
     guesses.wrong("a")
     guesses.check("a")
+
+
+def test_who_shows_nothing_sends_little(home: Site) -> None:
+    """Refused by what it says of its length: nothing of the body is ever sent."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    port = int(home.url.rsplit(":", 1)[1])
+    for told in ("Content-Length: 9000000000", "Transfer-Encoding: chunked", f"Content-Length: {MOST + 1}"):
+        with (
+            socket.create_connection(("127.0.0.1", port), 5) as plain,
+            context.wrap_socket(plain) as connection,
+        ):
+            connection.sendall(f"POST /v1/join HTTP/1.1\r\nHost: x\r\n{told}\r\n\r\n".encode())
+            answer = connection.recv(65536)
+        assert b" 413 " in answer.split(b"\r\n")[0], told
 
 
 def test_somebody_in_between(home: Site, tmp_path: Path, log: list[EventDict]) -> None:

@@ -221,18 +221,21 @@ class Sender:
 
     # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def carry_out(self, caller: str, call: Call, post: Post, cut: NewCut) -> Any:
+    def carry_out(self, caller: str, call: Call, post: Post, cut: NewCut, wanted: Callable[[], None]) -> Any:
         """The answer to ``call`` of the process server ``caller``. ``post``: for what it reads; ``cut``: where the
-        instant of its view is shared. Raises CallStale, and what the source or the machine raises."""
+        instant of its view is shared; ``wanted``: raises ViewBroken where it may have been given up, and is asked when
+        its turn has come. Raises CallStale, and what the source or the machine raises."""
         if call.name == "read":
             with self._turn(call.vm):
                 self._check(caller, call)
+                wanted()
                 session = self._session(caller, call)
                 disk = session.disk(call.args)
             self._read(call, session, disk, post)
             return None
         with self._turn(call.vm):
             self._check(caller, call)
+            wanted()
             if call.name == "close" and not self._has(call):
                 return None
             if call.source:

@@ -1,4 +1,15 @@
-"""The way from a mobility service to one process server: it dials, asks for calls, answers them and brings frames."""
+"""The way from a mobility service to one process server: it dials, asks for calls, answers them and brings frames.
+
+A call that comes late can do harm: a machine would be powered off, or its guest shut down, for a failover that was
+given up hours ago, while the host was suspended or the call waited its turn; "begin", "recover" or "commit" of an
+earlier session would end the views of the one that goes on (no change is lost: what they do to a tracker gives it
+another incarnation, and the next point compares digests). So no call is begun more than
+:data:`~homeport.mobility.wire.CALL_MOST` seconds after it was last known to be waited for, and none that the process
+server has said it doesn't wait for. This takes one clock, the own: a call was handed out after the poll was sent that
+brought it, and each later poll that names it is told whether it is still wanted. A poll takes POLL_SECONDS at most, and
+a process server gives up what it asked of a mobility service that it hasn't heard for 5 (source_exchange.GONE_AFTER):
+what is refused for its age nobody waits for. "Begun": once it is, its outcome is unknown to who gave it up, as ever.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +30,7 @@ import structlog
 from homeport.domain.errors import HomeportError
 from homeport.domain.servers import Role
 from homeport.mobility.sender import Sender
-from homeport.mobility.wire import ANSWER, CUT, FRAMES, POLL, POLL_SECONDS, Call, Json, error_of_json
+from homeport.mobility.wire import ANSWER, CALL_MOST, CUT, FRAMES, POLL, POLL_SECONDS, Call, Json, error_of_json
 from homeport.sources.errors import SourceError, ViewBroken
 from homeport.sources.hold import Hold
 from homeport.trust import tls
@@ -36,19 +47,36 @@ IDLE_MOST = 60.0
 """Seconds after which an idle connection is not used again: the other side may just be closing it."""
 TRIES = 3
 _BROKEN = (OSError, http.client.HTTPException)
+_WITHDRAWN = float("-inf")
+
+
+def boot_time() -> float:
+    """Seconds, those too for which the machine was suspended: the monotonic clock leaves these out."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Uplink:
     """``server``: the name that the process server at ``url`` must have; ``session``: of this process."""
 
-    def __init__(self, server: str, url: str, identity: Identity, sender: Sender, session: str | None = None) -> None:
+    def __init__(
+        self,
+        server: str,
+        url: str,
+        identity: Identity,
+        sender: Sender,
+        session: str | None = None,
+        *,
+        clock: Callable[[], float] = boot_time,
+    ) -> None:
         self.server, self.url = server, url
         self._identity = identity
         self._sender = sender
         self._session = session or secrets.token_hex(8)
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._have: set[str] = set()
+        self._clock = clock
+        self._have: dict[str, float] = {}
+        """Calls in hand: when a poll was sent whose answer said that they are waited for."""
         self._idle: list[tuple[float, http.client.HTTPSConnection]] = []
         self._polling: http.client.HTTPSConnection | None = None
         self.heard: float | None = None
@@ -88,11 +116,13 @@ class Uplink:
                     connection = self._connect(POLL_TIMEOUT)
                 self._check(connection)
                 self._polling = connection
-                answer = _ask(connection, POLL, self._told())
+                told, sent = self._told(), self._clock()
+                answer = _ask(connection, POLL, told)
                 self.heard, self.trouble = time.monotonic(), ""
                 self._sender.renew(self.server, answer["open"])
+                self._hear_of_calls(told["have"], answer.get("wanted"), sent)
                 for call in answer["calls"]:
-                    self._accept(Call.from_json(call))
+                    self._accept(Call.from_json(call), sent)
             except Exception as error:  # whatever it is: who polls no more is gone for good
                 self._polling = None
                 if connection is not None:
@@ -102,10 +132,10 @@ class Uplink:
                 if self._stop.is_set():
                     break
                 reason = tls.reason(error) or error
-                told = reason.cause if isinstance(reason, HomeportError) else str(reason) or type(reason).__name__
-                if told != self.trouble:
-                    log.warning("the process server can't be reached", server=self.server, url=self.url, reason=told)
-                self.trouble = told
+                said = reason.cause if isinstance(reason, HomeportError) else str(reason) or type(reason).__name__
+                if said != self.trouble:
+                    log.warning("the process server can't be reached", server=self.server, url=self.url, reason=said)
+                self.trouble = said
                 self._stop.wait(AGAIN_AFTER)
         if connection is not None:
             connection.close()
@@ -117,18 +147,39 @@ class Uplink:
             have = sorted(self._have)
         return {"session": self._session, "machines": mine, "have": have, "wait": POLL_SECONDS}
 
-    def _accept(self, call: Call) -> None:
+    def _hear_of_calls(self, told: list[str], wanted: list[str] | None, sent: float) -> None:
+        if wanted is None:  # it is of an earlier version
+            return
+        with self._lock:
+            for id in self._have.keys() & set(told):
+                self._have[id] = sent if id in wanted else _WITHDRAWN
+
+    def _must_be_wanted(self, call: Call) -> None:
+        """Raises ViewBroken."""
+        with self._lock:
+            since = self._have[call.id]
+        if self._clock() - since > CALL_MOST:
+            raise ViewBroken(
+                f"the call {call.name!r} comes too late: {self.server} may have given it up",
+                remedy="Nothing is lost: what is still wanted is asked for again.",
+            )
+
+    def _accept(self, call: Call, sent: float) -> None:
         with self._lock:
             if call.id in self._have:
                 return
-            self._have.add(call.id)
+            self._have[call.id] = sent
         threading.Thread(target=self._carry_out, args=(call,), name=f"{call.name}-{call.vm}", daemon=True).start()
 
     def _carry_out(self, call: Call) -> None:
         try:
             try:
                 result = self._sender.carry_out(
-                    self.server, call, lambda body: self._bring(call.args["stream"], body), lambda: _Cut(self, call.id)
+                    self.server,
+                    call,
+                    lambda body: self._bring(call.args["stream"], body),
+                    lambda: _Cut(self, call.id),
+                    lambda: self._must_be_wanted(call),
                 )
                 answer: Json = {"id": call.id, "result": result}
             except HomeportError as error:
@@ -147,7 +198,7 @@ class Uplink:
                         return
         finally:
             with self._lock:
-                self._have.discard(call.id)
+                self._have.pop(call.id, None)
 
     # ── connections ─────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,7 +1,8 @@
 """What a mobility service and its process server say to each other. The mobility service dials; it asks for calls by
 long poll, answers them, and brings frames.
 
-    POST /source/poll             {"session", "machines": {vm: fence}, "have": [id]} → {"calls", "open": [source]}
+    POST /source/poll             {"session", "machines": {vm: fence}, "have": [id]}
+                                  → {"calls", "open": [source], "wanted": [id of "have" that is waited for]}
     POST /source/answer           {"id", "result"} or {"id", "error"}
     POST /source/frames/STREAM    frames (frames.py); 410: nobody wants them any more
     POST /source/cut/ID           a step of an instant that is shared with other machines → {"do", "instant"}
@@ -31,6 +32,8 @@ POLL, ANSWER, FRAMES, CUT = PREFIX + "poll", PREFIX + "answer", PREFIX + "frames
 POLL_SECONDS = 10.0
 LEASE = 60.0
 """Seconds after which a mobility service drops the views of a process server that it has not heard of."""
+CALL_MOST = 3 * POLL_SECONDS
+"""Seconds since a call was last known to be waited for, after which it is not begun any more (uplink.py)."""
 ANSWER_MOST = 1 << 30
 """Bytes of an answer at most: a disk's extents, packed."""
 

@@ -15,6 +15,7 @@ import structlog
 
 from homeport.domain.errors import HomeportError
 from homeport.domain.inventory import DISCOVERY_INTERVAL
+from homeport.servers.next_url import REPEATABLE
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +61,7 @@ class Discovery:
         """False: the vault may be told later."""
         body = {**found, "age": time.monotonic() - begun, "interval": self.interval}
         try:
-            answer = vault.post(f"/v1/agent/{self._site}/inventory", json=body)
+            answer = vault.post(f"/v1/agent/{self._site}/inventory", json=body, extensions=REPEATABLE)
         except (httpx.HTTPError, RuntimeError) as error:  # RuntimeError: the client was closed
             log.info("inventory not told to the vault", site=self._site, error=str(error))
             return False

@@ -22,6 +22,7 @@ from homeport.domain.errors import HomeportError
 from homeport.domain.servers import JOIN_BY_PASSPHRASE
 from homeport.servers.join_passphrase import Guesses, JoinPassphrase, TooManyGuesses, WrongJoinPassphrase
 from homeport.servers.joining import read
+from homeport.servers.next_url import REPEATABLE
 from homeport.trust import security, tls
 from homeport.trust.asgi import peer_in, refusal
 from homeport.trust.certificates import Peer
@@ -74,9 +75,10 @@ def join_routes(
     limits = guesses or Guesses()
     site = identity.site
 
-    def ask(method: str, path: str, body: Json | None = None) -> Json:
+    def ask(method: str, path: str, body: Json | None = None, *, repeatable: bool = False) -> Json:
+        extensions = REPEATABLE if repeatable else None
         try:
-            return read(vault.request(method, f"/v1/agent/{site}{path}", json=body))
+            return read(vault.request(method, f"/v1/agent/{site}{path}", json=body, extensions=extensions))
         except httpx.TransportError as error:
             raise VaultSilent(f"The vault doesn't answer ({error or type(error).__name__}).") from error
 
@@ -104,7 +106,7 @@ def join_routes(
         limits.right(address)
         _compare(body.request.time, body.request.name)
         asked = {name: wanted[name] for name in ("role", "name", "csr")}
-        answer = ask("POST", "/certificates", asked)
+        answer = ask("POST", "/certificates", asked, repeatable=True)
         return {"answer": answer, "proof": prover.answer(body.proof, answer)}
 
     @router.get("/self")
@@ -112,7 +114,7 @@ def join_routes(
         """Who asks, as this server sees it: the first call after a join, which the vault hears of."""
         peer = _member(request)
         told = {"name": peer.who.name, "serial": peer.serial, "version": request.headers.get(VERSION_HEADER)}
-        return {"peer": peer.who.uri, **ask("POST", "/servers", told)}
+        return {"peer": peer.who.uri, **ask("POST", "/servers", told, repeatable=True)}
 
     @router.post("/renewal")
     def renew(request: Request, body: Renewal) -> Json:

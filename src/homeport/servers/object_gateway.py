@@ -11,6 +11,9 @@
 
 Every request for objects carries ``Authorization: Bearer TOKEN``; over TLS the caller is a process server of this
 vault, by its certificate, which is looked at with each request. What is stored is sealed before it gets here.
+
+Of a body nothing is read before it is known who sends it, what for, and how long it says it is (411, 400, 413); a
+request that is refused before ends its connection.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import json
 import os
 import socket
 import threading
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -28,8 +32,11 @@ import structlog
 
 from homeport.domain.errors import HomeportError
 from homeport.domain.servers import Role
+from homeport.domain.units import BLOCK, MiB, TiB
 from homeport.servers import source_door
+from homeport.servers.request_body import LengthRefused, body_length
 from homeport.servers.source_exchange import SourceExchange
+from homeport.store import digests
 from homeport.store.errors import AlreadyExists, Locked, NotFound, StoreUnavailable
 from homeport.store.objects import Objects, require_room
 from homeport.trust import tls
@@ -41,7 +48,10 @@ log = structlog.get_logger(__name__)
 OBJECTS = "/objects/"
 ROOM = "/room"
 PROBE = "/probe"
-PROBE_MOST = 64 << 20
+PROBE_MOST = 64 * MiB
+MOST = 64 * TiB // BLOCK * digests.SIZE + 64 * MiB
+"""Bytes of an object at most. What grows largest is the digest map of a disk: sixteen bytes for each block of 16 KiB,
+64 GiB for one of 64 TiB. Segments end soon after segment.TARGET, the index in a record has fewer bytes a block."""
 CALLERS = frozenset({Role.PROCESS_SERVER})
 HANDSHAKE_SECONDS = 20.0
 
@@ -65,9 +75,13 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         log.debug("object request", request=format % args)
 
-    def _answer(self, status: int, body: bytes = b"", length: int | None = None) -> None:
+    def _answer(self, status: int, body: bytes = b"", length: int | None = None, *, end: bool = False) -> None:
+        """``end``: the connection ends: the request's body was not read."""
         self.send_response(status)
         self.send_header("Content-Length", str(len(body) if length is None else length))
+        if end:
+            self.send_header("Connection", "close")
+            self.close_connection = True
         self.end_headers()
         if body:
             self.wfile.write(body)
@@ -77,21 +91,20 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "POST" and self.path.startswith(source_door.PREFIX):
             source_door.serve(self, self.exchange, self.identity, self.peer)
             return
-        length = int(self.headers.get("Content-Length", 0))
-        body = self.rfile.read(length)
-        if len(body) != length:  # the sender died in the middle: half an object must never get a key
-            self.close_connection = True
-            return
         offered = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if not hmac.compare_digest(offered.encode(), self.token.encode()):
-            self._answer(401)
+            self._answer(401, end=True)
             return
         try:
             if self.identity is not None and self.peer is not None:
                 self.identity.check(self.peer, CALLERS)
-            self._carry_out(body)
-        except (tls.WrongPeer, tls.CertificateRevoked, tls.CertificateExpired) as error:
-            self._answer(401, json.dumps(error.to_json()).encode())
+        except HomeportError as error:
+            self._answer(401, json.dumps(error.to_json()).encode(), end=True)
+            return
+        try:
+            self._carry_out()
+        except LengthRefused as error:
+            self._answer(error.status, end=True)
         except NotFound:
             self._answer(404)
         except AlreadyExists:
@@ -103,33 +116,63 @@ class _Handler(BaseHTTPRequestHandler):
         except HomeportError as error:
             self._answer(500, json.dumps(error.to_json()).encode())
 
-    def _carry_out(self, body: bytes) -> None:
+    def _carry_out(self) -> None:
         url = urlsplit(self.path)
-        if self.command == "GET" and url.path == "/list":
-            prefix = parse_qs(url.query).get("prefix", [""])[0]
-            lines = [json.dumps(entry) for entry in self.objects.list(prefix)]
-            self._answer(200, "\n".join(lines).encode())
-            return
-        if self.command == "GET" and url.path == ROOM:
-            require_room(self.objects, int(parse_qs(url.query).get("bytes", ["0"])[0]))
-            self._answer(204)
-            return
-        if url.path == PROBE:
-            wanted = int(parse_qs(url.query).get("bytes", ["0"])[0]) if self.command == "GET" else 0
-            self._answer(200, os.urandom(min(wanted, PROBE_MOST)))
-            return
-        if not url.path.startswith(OBJECTS):
-            self._answer(404)
-            return
-        key = unquote(url.path[len(OBJECTS) :])
-        if ".." in key.split("/") or key.startswith("/"):
-            self._answer(400)
-        elif self.command == "POST":
-            self._answer(405)
+        key = unquote(url.path.removeprefix(OBJECTS)) if url.path.startswith(OBJECTS) else None
+        if key is not None and (".." in key.split("/") or key.startswith("/")):
+            self._answer(400, end=True)
         elif self.command == "PUT":
-            self.objects.put(key, body, if_absent=self.headers.get("X-Replace") != "1")
-            self._answer(201)
-        elif self.command == "DELETE":
+            self._put(key)
+        elif self.command == "POST":
+            self._take_noise(url.path)
+        elif body_length(self.headers, MOST):  # nothing else has a body that is of use
+            raise LengthRefused(HTTPStatus.BAD_REQUEST)
+        elif key is not None:
+            self._object(key)
+        elif self.command == "GET":
+            self._tell(url.path, parse_qs(url.query))
+        else:
+            self._answer(404)
+
+    def _put(self, key: str | None) -> None:
+        if key is None:
+            self._answer(404, end=True)
+            return
+        length = body_length(self.headers, MOST, required=True)
+        body = self.rfile.read(length)
+        if len(body) != length:  # the sender died in the middle: half an object must never get a key
+            self.close_connection = True
+            return
+        self.objects.put(key, body, if_absent=self.headers.get("X-Replace") != "1")
+        self._answer(201)
+
+    def _take_noise(self, path: str) -> None:
+        if path != PROBE:
+            self._answer(405 if path.startswith(OBJECTS) else 404, end=True)
+            return
+        left = body_length(self.headers, PROBE_MOST)
+        while left:
+            piece = self.rfile.read(min(left, MiB))
+            if not piece:
+                self.close_connection = True
+                return
+            left -= len(piece)
+        self._answer(200)
+
+    def _tell(self, path: str, query: dict[str, list[str]]) -> None:
+        if path == "/list":
+            lines = [json.dumps(entry) for entry in self.objects.list(query.get("prefix", [""])[0])]
+            self._answer(200, "\n".join(lines).encode())
+        elif path == ROOM:
+            require_room(self.objects, int(query.get("bytes", ["0"])[0]))
+            self._answer(204)
+        elif path == PROBE:
+            self._answer(200, os.urandom(min(int(query.get("bytes", ["0"])[0]), PROBE_MOST)))
+        else:
+            self._answer(404)
+
+    def _object(self, key: str) -> None:
+        if self.command == "DELETE":
             self.objects.delete(key)
             self._answer(204)
         elif self.command == "HEAD":

@@ -147,8 +147,7 @@ class RemoteObjects:
                 )
                 self._local.connection = connection
             try:
-                _send(connection, verb, path, body, headers)
-                response = connection.getresponse()
+                response = _ask(connection, verb, path, body, headers)
                 content = response.read()
                 connection.count()
             except (OSError, http.client.HTTPException) as error:
@@ -179,6 +178,28 @@ class RemoteObjects:
         if status == 423:
             return Locked(details["cause"], **details["details"])
         return StoreUnavailable(details["cause"], code=details["code"])
+
+
+def _ask(
+    connection: CountedConnection,
+    verb: str,
+    path: str,
+    body: bytes | memoryview | Path | None,
+    headers: dict[str, str],
+) -> http.client.HTTPResponse:
+    try:
+        _send(connection, verb, path, body, headers)
+    except (ConnectionError, ssl.SSLEOFError) as broken:
+        if connection.sock is None:
+            raise
+        try:
+            response = connection.getresponse()  # who refuses a request closes before its body came, and says why
+        except (OSError, http.client.HTTPException):
+            raise broken from None
+        if response.status < 400:
+            raise
+        return response
+    return connection.getresponse()
 
 
 def _send(

@@ -6,7 +6,6 @@ Over TLS alone, and for mobility services of this site alone; each speaks by the
 from __future__ import annotations
 
 import json
-import select
 import ssl
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -15,10 +14,13 @@ import structlog
 
 from homeport.domain.errors import HomeportError
 from homeport.domain.servers import Role
+from homeport.domain.units import MiB
 from homeport.mobility.frames import FrameWrong
 from homeport.mobility.wire import ANSWER, ANSWER_MOST, CUT, FRAMES, POLL, PREFIX, Json
 from homeport.servers.frame_stream import StreamClosed
+from homeport.servers.request_body import LengthRefused, body_length
 from homeport.servers.source_exchange import SourceExchange
+from homeport.sources.waiting import readable
 from homeport.trust.certificates import Peer
 from homeport.trust.identity import Identity
 
@@ -27,6 +29,8 @@ log = structlog.get_logger(__name__)
 __all__ = ["PREFIX", "serve"]
 
 CALLERS = frozenset({Role.MOBILITY_SERVICE})
+FRAMES_MOST = 64 * MiB
+"""Bytes of frames in a body at most: sender.BODY_MOST of a disk and their headers. They are taken one by one."""
 
 
 def serve(
@@ -44,8 +48,13 @@ def serve(
     except HomeportError as error:
         _answer(request, 403, error.to_json(), end=True)
         return
-    length = int(request.headers.get("Content-Length") or 0)
-    if request.path.startswith(FRAMES):
+    frames = request.path.startswith(FRAMES)
+    try:
+        length = body_length(request.headers, FRAMES_MOST if frames else ANSWER_MOST)
+    except LengthRefused as error:
+        _answer(request, error.status, {}, end=True)
+        return
+    if frames:
         _frames(request, exchange, length)
     else:
         _words(request, exchange, peer.who.name, length)
@@ -67,9 +76,6 @@ def _frames(request: BaseHTTPRequestHandler, exchange: SourceExchange, length: i
 
 
 def _words(request: BaseHTTPRequestHandler, exchange: SourceExchange, name: str, length: int) -> None:
-    if length > ANSWER_MOST:
-        _answer(request, 413, {}, end=True)
-        return
     text = request.rfile.read(length)
     if len(text) != length:
         request.close_connection = True
@@ -100,7 +106,7 @@ def _words(request: BaseHTTPRequestHandler, exchange: SourceExchange, name: str,
 def _gone(connection: Any) -> bool:
     """Nobody says anything while it waits for an answer: what can be read is the end, or an attack."""
     waiting = connection.pending() if isinstance(connection, ssl.SSLSocket) else 0
-    return bool(waiting or select.select([connection], [], [], 0)[0])
+    return bool(waiting) or readable(connection, 0)
 
 
 def _answer(request: BaseHTTPRequestHandler, status: int, body: Json, *, end: bool = False) -> None:

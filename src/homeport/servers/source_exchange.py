@@ -233,7 +233,13 @@ class SourceExchange:
                 service.heard = time.monotonic()
             finally:
                 service.polls -= 1
-            return {"calls": [each.call.to_json() for each in found], "open": sorted(self._open)}
+            wanted = [id for id in have if id in self._asked and self._is_wanted(self._asked[id], service)]
+            calls = [each.call.to_json() for each in found]
+            return {"calls": calls, "open": sorted(self._open), "wanted": sorted(wanted)}
+
+    @staticmethod
+    def _is_wanted(asked: _Asked, service: _Service) -> bool:
+        return asked.service is service and not asked.answer.done()
 
     def answer(self, name: str, body: Json) -> None:
         """Nobody may wait for it any more."""

@@ -20,6 +20,7 @@ from homeport.domain.servers import Role
 from homeport.servers.discovery import Discovery
 from homeport.servers.joining import sign_at_configuration_server, sign_at_vault, take_revocations
 from homeport.servers.link import Link
+from homeport.servers.next_url import REPEATABLE
 from homeport.servers.work.site_context import Params, Progress, Report, Result
 
 log = structlog.get_logger(__name__)
@@ -141,7 +142,7 @@ class Worker:
 
     def _hello(self, body: dict[str, Any]) -> dict[str, Any]:
         greeting = {"executor": self._executor, **body}
-        response = self._client.post(f"/v1/agent/{self.place}/hello", json=greeting)
+        response = self._client.post(f"/v1/agent/{self.place}/hello", json=greeting, extensions=REPEATABLE)
         response.raise_for_status()
         answer: dict[str, Any] = response.json()
         return answer
@@ -201,7 +202,8 @@ class Worker:
         """Progress may get lost; an end is told until the vault has it (or hands the work out again)."""
         while not self._stop.is_set():
             try:
-                response = self._client.post(f"/v1/agent/{self.place}/work/{work['id']}", json=answer)
+                path = f"/v1/agent/{self.place}/work/{work['id']}"
+                response = self._client.post(path, json=answer, extensions=REPEATABLE)
                 if response.status_code < 500:
                     return
             except httpx.HTTPError as error:
@@ -226,7 +228,8 @@ class Worker:
                 reports, self._reports = self._reports, {}
             for report in reports.values():
                 try:
-                    self._client.post(f"/v1/agent/{self.place}/report", json=report).raise_for_status()
+                    path = f"/v1/agent/{self.place}/report"
+                    self._client.post(path, json=report, extensions=REPEATABLE).raise_for_status()
                 except (httpx.HTTPError, RuntimeError) as error:
                     if self._stop.is_set():
                         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import structlog
 from homeport.qemu.agent import GuestAgent
 from homeport.qemu.errors import AgentError, AgentSilent
 from homeport.sources.errors import FreezeFailed
+from homeport.sources.waiting import readable
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +72,7 @@ class Freeze:
         """Whether the watchdog thaws (or died): the connection is its own then."""
         stdout = self._watchdog.stdout
         assert stdout is not None
-        return bool(select.select([stdout], [], [], 0)[0])
+        return readable(stdout, 0)
 
     def close(self, frozen: bool) -> None:
         """Let go of the agent. ``frozen``: something may be frozen still: the watchdog sees to it at once, not we."""
@@ -109,8 +109,7 @@ def _start_watchdog(agent_path: str, descriptor: int, seconds: float) -> subproc
     assert watchdog.stdin is not None
     assert watchdog.stdout is not None
     deadline = time.monotonic() + _START
-    ready = select.select([watchdog.stdout], [], [], max(deadline - time.monotonic(), 0))[0]
-    if ready and watchdog.stdout.readline() == b"ready\n":
+    if readable(watchdog.stdout, deadline - time.monotonic()) and watchdog.stdout.readline() == b"ready\n":
         return watchdog
     watchdog.stdin.close()
     watchdog.stdout.close()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import select
 import socket
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import structlog
 
 from homeport.qemu.qmp import Qmp, QmpError, QmpGone, QmpSilent
 from homeport.sources.errors import SourceError
+from homeport.sources.waiting import readable
 
 log = structlog.get_logger(__name__)
 
@@ -194,7 +194,7 @@ class Guard:
             )
         self._socket = ours
         deadline = time.monotonic() + _START
-        if not select.select([ours], [], [], max(deadline - time.monotonic(), 0))[0] or ours.recv(64) != b"ready":
+        if not readable(ours, deadline - time.monotonic()) or ours.recv(64) != b"ready":
             raise OSError("it did not start")
 
     def _drop(self) -> None:

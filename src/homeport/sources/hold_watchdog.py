@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import array
 import os
-import select
 import signal
 import socket
 import sys
 import time
 from dataclasses import dataclass
+
+from homeport.sources.waiting import readable, writable
 
 NAME = b"homeport-hold-watchdog"
 CONT = b'{"execute": "cont", "id": "' + NAME + b'"}\n'
@@ -51,7 +52,7 @@ class Watchdog:
         while True:
             due = min((each.due for each in self._guarded.values() if not each.sent), default=None)
             wait = None if due is None else max(0.0, due - time.monotonic())
-            if select.select([self._parent], [], [], wait)[0] and not self._listen():
+            if readable(self._parent, wait) and not self._listen():
                 break
             for each in self._guarded.values():
                 if not each.sent and each.due <= time.monotonic():
@@ -103,7 +104,7 @@ def _let_go(guarded: Guarded) -> None:
     left, deadline = CONT, time.monotonic() + _PATIENCE
     try:
         while left and time.monotonic() < deadline:
-            if select.select([], [guarded.connection], [], 1.0)[1]:
+            if writable(guarded.connection, 1.0):
                 left = left[os.write(guarded.connection, left) :]
     except OSError:
         return  # the machine's process is gone
@@ -113,7 +114,7 @@ def _wait_for_answer(guarded: Guarded) -> None:
     read, deadline = b"", time.monotonic() + _PATIENCE
     try:
         while NAME not in read and (left := deadline - time.monotonic()) > 0:
-            if select.select([guarded.connection], [], [], left)[0]:
+            if readable(guarded.connection, left):
                 data = os.read(guarded.connection, 65536)
                 if not data:
                     return

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import select
 import signal
 import socket
 import sys
@@ -25,6 +24,7 @@ import time
 
 from homeport.qemu.agent import GuestAgent
 from homeport.qemu.errors import AgentError, AgentSilent
+from homeport.sources.waiting import readable
 
 THAWED = 3
 GAVE_UP = 4
@@ -38,7 +38,7 @@ def told(descriptor: int, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     word = b""
     while (left := deadline - time.monotonic()) > 0:
-        if not select.select([descriptor], [], [], left)[0]:
+        if not readable(descriptor, left):
             break
         data = os.read(descriptor, 64)
         if not data:

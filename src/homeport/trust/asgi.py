@@ -14,6 +14,7 @@ from collections.abc import Collection
 from typing import Any
 
 import uvicorn
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -27,6 +28,23 @@ from homeport.trust.security import Event
 
 PEER = "homeport.peer"
 """In ``scope["extensions"]``: the :class:`Peer` whose certificate was verified, where it showed one."""
+
+MOST = 64 << 10
+"""Bytes of a request that anyone may send."""
+
+
+class TooLarge(HomeportError):
+    code = "request.too-large"
+    remedy = "Send the registration key and the request for a certificate, and no more."
+
+
+def too_large(scope: Any) -> TooLarge | None:
+    """Whether a request by who shows nothing is to be refused before it is read: its sender can't make a server hold
+    much."""
+    length = Headers(scope=scope).get("content-length")
+    if scope["method"] in ("GET", "HEAD") or (length is not None and length.isdigit() and int(length) <= MOST):
+        return None
+    return TooLarge(f"A request that shows neither token nor certificate says its length, at most {MOST} bytes.")
 
 
 def peer_in(scope: Any) -> Peer | None:
@@ -77,7 +95,7 @@ def tls_server(
 
 class PeerGuard:
     """Outermost around an application of a server at a site: at each request the peer must be one of ``roles``, of
-    ``site`` (None: any), of this vault, and not revoked. ``unguarded``: paths that anyone may ask for."""
+    ``site`` (None: any), of this vault, and not revoked. ``unguarded``: paths that anyone may ask for, in few bytes."""
 
     def __init__(
         self,
@@ -94,7 +112,11 @@ class PeerGuard:
         self._unguarded = frozenset(unguarded)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in self._unguarded:
+        if scope["type"] == "http" and scope["path"] in self._unguarded:
+            if refused := too_large(scope):
+                await refusal(refused, 413)(scope, receive, send)
+                return
+        elif scope["type"] == "http":
             try:
                 peer = peer_in(scope)
                 if peer is None:

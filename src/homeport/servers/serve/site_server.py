@@ -21,6 +21,7 @@ from homeport.servers.join_passphrase import JoinPassphrase
 from homeport.servers.join_service import UNGUARDED, install_errors, join_routes
 from homeport.servers.joining import IDENTITY
 from homeport.servers.link import Link
+from homeport.servers.next_url import REPEATABLE
 from homeport.servers.relay import Relay
 from homeport.servers.remote_source import RemoteMachines
 from homeport.servers.role_work import RoleWork
@@ -196,7 +197,8 @@ class ConfigurationServer(SiteServer):
         while not self._ending.wait(TELL_EVERY):
             for told in self.relay.certificates():
                 try:
-                    vault.post(f"/v1/agent/{self.identity.site}/servers", json=told).raise_for_status()
+                    path = f"/v1/agent/{self.identity.site}/servers"
+                    vault.post(path, json=told, extensions=REPEATABLE).raise_for_status()
                 except (httpx.HTTPError, RuntimeError) as error:
                     log.info("server not told to the vault", server=told["name"], error=str(error))
 

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from homeport.domain.errors import HomeportError
 from homeport.trust import security, tls
-from homeport.trust.asgi import peer_in
+from homeport.trust.asgi import TooLarge, peer_in, too_large
 from homeport.trust.identity import VERSION_HEADER
 from homeport.trust.security import Event
 from homeport.vault import servers
@@ -23,18 +23,11 @@ from homeport.vault.core import Core
 
 OPEN = frozenset({"/v1/join", "/v1/authority"})
 AGENTS = "/v1/agent/"
-MOST = 64 << 10
-"""Bytes of a request that anyone may send."""
 
 
 class Unauthorized(HomeportError):
     code = "vault.unauthorized"
     remedy = "Send `Authorization: Bearer TOKEN` with the token that lies in the vault's state folder."
-
-
-class TooLarge(HomeportError):
-    code = "request.too-large"
-    remedy = "Send the registration key and the request for a certificate, and no more."
 
 
 class Callers:
@@ -58,7 +51,7 @@ class Callers:
     async def _refused(self, scope: Scope) -> HomeportError | None:
         path, headers = scope["path"], Headers(scope=scope)
         if path in OPEN:
-            return _small(scope["method"], headers)
+            return too_large(scope)
         peer, agents = peer_in(scope), path.startswith(AGENTS)
         if peer is not None:
             site = path.split("/")[3] if agents else None
@@ -79,11 +72,3 @@ class Callers:
 
 
 _STATUS = {Unauthorized.code: 401, TooLarge.code: 413}
-
-
-def _small(method: str, headers: Headers) -> HomeportError | None:
-    """Whoever shows nothing can't make the vault hold much."""
-    length = headers.get("content-length")
-    if method in ("GET", "HEAD") or (length is not None and length.isdigit() and int(length) <= MOST):
-        return None
-    return TooLarge(f"A request that shows neither token nor certificate says its length, at most {MOST} bytes.")
