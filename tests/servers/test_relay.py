@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from homeport.domain.errors import HomeportError
-from homeport.servers.relay import Relay
+from homeport.servers.relay import SOURCES, Relay
 from homeport.servers.relay_errors import (
     GroupTogether,
     NoServer,
@@ -598,6 +598,24 @@ def test_a_mobility_service_is_told_which_process_server_has_which_machine(tmp_p
     hello(relay, "ps1", executor="2", gateway={"url": "https://elsewhere", "token": "t"}, dialled=True)
     assert relay.sources()[0]["url"] == "https://elsewhere"
     assert until(lambda: relay.take("ms", frozenset()))[-1]["params"]["replications"] == relay.sources()
+
+
+def test_whose_the_machines_are_is_known_again_before_any_process_server_is_back(tmp_path: Path) -> None:
+    """Of a configuration server whose backup doesn't say: "nobody's" would end what goes on."""
+    relay = Relay(tmp_path)
+    hello(relay, "ps1", gateway={"url": "https://ps1", "token": "t"}, dialled=True)
+    given(relay, "i", "ps1", vm="web")
+    (before,) = relay.sources()
+    (tmp_path / SOURCES).unlink()
+    again = Relay(tmp_path)
+    hello(again, "ms", Duty.MOBILITY_SERVICE)
+    with pytest.raises(ServerAway):
+        again.replications("ms")
+    again.resume([{"item": "i", "vm": "web"}])
+    (told,) = again.replications("ms")
+    assert (told["vm"], told["process_server"], told["url"]) == ("web", "ps1", "https://ps1")
+    assert told["fence"] >= before["fence"]
+    assert [each["params"]["replications"] for each in again.take("ms", frozenset())] == [[told]]
 
 
 def test_a_machine_that_gets_another_process_server_gets_a_greater_number(tmp_path: Path) -> None:

@@ -76,6 +76,8 @@ class Relay:
         self._stopped = False
         self.store: str | None = None
         """URL of the site's store, where it isn't in the site's own folder."""
+        self.store_known = False
+        """Whether that was told."""
         self._sleepers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._told: list[tuple[str, str]] = []
         for name, kept in _read(folder / SERVERS).items():
@@ -188,6 +190,14 @@ class Relay:
         """What should replicate from this site, as the vault says now."""
         with self._lock:
             self._replications = replications
+            # A restored one may not know; the mobility services ask before the process servers do, perhaps.
+            news = False
+            for params in replications:
+                name = self._assigned.get(params["item"])
+                if name is not None and params.get("vm"):
+                    news = self._owners.give(params["vm"], params["item"], name) or news
+            if news:
+                self._tell_of_sources()
             for server in self._servers.values():
                 if server.duty is Duty.PROCESS_SERVER and server.there:
                     self._resume_at(server)
