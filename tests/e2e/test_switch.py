@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,13 @@ def world() -> Iterator[Hops]:
 
 def switch(world: Hops, to: str) -> None:
     """As an operator does it."""
+    status, told = try_to_switch(world, to)
+    assert status == 0, told
+    assert told["switched"]["process_server"] == to
+
+
+def try_to_switch(world: Hops, to: str) -> tuple[int, dict[str, Any]]:
+    """Exit status, and what is said."""
     done = subprocess.run(
         [sys.executable, "-m", "homeport.cli", "process-server", "switch", world.name, "--to", to, "--json"],
         env={**os.environ, "HOMEPORT_STATE": str(world.state)},
@@ -38,8 +46,8 @@ def switch(world: Hops, to: str) -> None:
         timeout=60,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout)["switched"]["process_server"] == to
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
 
 
 def replicates(world: Hops, name: str) -> bool:
@@ -108,3 +116,19 @@ def test_one_that_was_killed_and_comes_back_does_not_keep_the_item(world: Hops) 
     began = time.monotonic()
     goes_on_at(world, "ps-a", mark)
     assert time.monotonic() - began < GREET_EVERY, "it waited until its next greeting"
+
+
+def test_one_that_hangs_in_the_middle_does_not_get_the_item(world: Hops) -> None:
+    """It is there as far as anyone knows, and answers nothing: the switch ends, and replication goes on where it was,
+    though the other one wakes up and begins."""
+    mark = world.mark()
+    with world.frozen(world.servers["ps2-a"].pid):
+        began = time.monotonic()
+        status, told = try_to_switch(world, "ps2-a")
+        assert time.monotonic() - began < 25
+        assert (status, told["error"]["code"]) == (1, "process-server.switch-failed"), told
+        assert told["error"]["details"]["process_server"] == "ps-a"
+        goes_on_at(world, "ps-a", mark)
+    world.until(lambda: world.states("a")["ps2-a"] == "connected", PATIENCE, "ps2-a to be connected")
+    world.await_point(datetime.now(UTC), "with both there again")
+    wait_until(lambda: replicates(world, "ps-a"), PATIENCE, lambda: f"ps-a to replicate: {world.item()}")

@@ -11,8 +11,15 @@ from typing import Any
 import pytest
 
 from homeport.domain.errors import HomeportError
-from homeport.servers.relay import Relay
-from homeport.servers.relay_errors import GroupTogether, NoServer, NotAsked, ServerAway, ServerRemoved
+from homeport.servers.relay import SOURCES, Relay
+from homeport.servers.relay_errors import (
+    GroupTogether,
+    NoServer,
+    NotAsked,
+    ProcessServerCritical,
+    ServerAway,
+    ServerRemoved,
+)
 from homeport.servers.work.kinds import SWITCH, Duty, Part
 
 REPLICATE = Part(Duty.PROCESS_SERVER, "replicate")
@@ -214,6 +221,115 @@ def test_a_process_server_that_was_replaced_while_it_was_away_is_told_when_it_co
     ]
 
 
+SWITCHES = Part(Duty.PROCESS_SERVER, SWITCH)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homeport.servers.relay.SWITCH_PATIENCE", 0.1)
+    monkeypatch.setattr("homeport.servers.relay.SWITCH_LIMIT", 1.0)
+
+
+def with_three(folder: Path) -> Relay:
+    """``ps1`` replicates ``i``."""
+    relay = Relay(folder)
+    for name in ("ps1", "ps2", "ps3"):
+        hello(relay, name)
+    relay.resume([])
+    for name in ("ps1", "ps2", "ps3"):
+        relay.take(name, frozenset())
+    replicated(relay, "ps1")
+    return relay
+
+
+def kinds_of(relay: Relay, name: str) -> list[str]:
+    return [each["kind"] for each in relay.take(name, frozenset())]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("dies", ["before it takes it", "with it in hand"])
+def test_an_item_stays_where_it_was_if_the_new_one_dies_in_the_middle(tmp_path: Path, dies: str) -> None:
+    relay = with_three(tmp_path)
+    asked = Asked(relay, SWITCHES, "w.1", process_server="ps2", fence=2)
+    done(relay, "ps1", "stop-replication")
+    until(lambda: "w.1.go" in relay._pieces)
+    if dies == "with it in hand":
+        assert kinds_of(relay, "ps2") == ["replicate"]
+    relay.dropped("ps2")
+    error = asked.ended().error
+    assert error is not None
+    assert (error.code, error.details["process_server"]) == ("process-server.switch-failed", "ps1")
+    assert "ps2 has been away" in error.cause
+    assert assigned(relay) == assigned(Relay(tmp_path)) == {"ps1": ["i"]}
+    (again,) = relay.take("ps1", frozenset())
+    assert (again["kind"], [each["item"] for each in again["params"]["replications"]]) == ("resume", ["i"])
+
+    elsewhere = Asked(relay, SWITCHES, "w.2", process_server="ps3", fence=3)
+    done(relay, "ps1", "stop-replication")
+    done(relay, "ps3", "replicate")
+    assert elsewhere.ended().result == {"process_server": "ps3", "before": "ps1"}
+    hello(relay, "ps2", executor="2", items=["i"] if dies == "with it in hand" else [])
+    assert set(kinds_of(relay, "ps2")) == {"stop-replication"}, "it doesn't begin at last"
+    assert assigned(relay) == {"ps3": ["i"]}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_where_the_one_before_is_away_too_the_item_waits_for_the_new_one_or_goes_elsewhere(tmp_path: Path) -> None:
+    relay = with_three(tmp_path)
+    relay.dropped("ps1")
+    asked = Asked(relay, SWITCHES, "w.1", process_server="ps2", fence=2)
+    until(lambda: "w.1.go" in relay._pieces)
+    relay.dropped("ps2")
+    error = asked.ended().error
+    assert error is not None
+    assert (error.code, error.details["process_server"]) == ("process-server.switch-failed", "ps2")
+    assert assigned(relay) == {"ps2": ["i"]}
+    hello(relay, "ps2", executor="2")
+    assert [each["item"] for each in relay.replications("ps2")] == ["i"], "it takes it up when it is back"
+    relay.dropped("ps2")
+    elsewhere = Asked(relay, SWITCHES, "w.2", process_server="ps3", fence=3)
+    until(lambda: "w.2.go" in relay._pieces)
+    done(relay, "ps3", "replicate")
+    assert elsewhere.ended().result == {"process_server": "ps3", "before": "ps2"}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_switch_does_not_wait_for_one_that_is_there_and_does_not_stop(tmp_path: Path) -> None:
+    """The new one's writing fences it."""
+    relay = with_three(tmp_path)
+    asked = Asked(relay, SWITCHES, "w.1", process_server="ps2", fence=2)
+    assert until(lambda: kinds_of(relay, "ps1")) == ["stop-replication"]
+    with relay.polling("ps1"), relay.polling("ps2"):
+        until(lambda: "w.1.go" in relay._pieces)
+        done(relay, "ps2", "replicate")
+        assert asked.ended().result == {"process_server": "ps2", "before": "ps1"}
+    late = Asked(relay, SWITCHES, "w.2", process_server="ps3", fence=3)
+    done(relay, "ps2", "stop-replication")
+    with relay.polling("ps1"), relay.polling("ps3"):
+        error = late.ended().error
+        assert error is not None, "nor for one that is there and does not begin"
+        assert (error.code, error.details["process_server"]) == ("process-server.switch-failed", "ps2")
+
+
+def test_an_item_stays_where_it_was_if_the_new_one_can_not_take_it(tmp_path: Path) -> None:
+    relay = with_three(tmp_path)
+    asked = Asked(relay, SWITCHES, "w.1", process_server="ps2", fence=2)
+    done(relay, "ps1", "stop-replication")
+    until(lambda: kinds_of(relay, "ps2"))
+    relay.answer("ps2", "w.1.go", {"state": "failed", "error": HomeportError("no folder", code="x.y").to_json()})
+    error = asked.ended().error
+    assert error is not None
+    assert (error.code, error.details["reason"]) == ("process-server.switch-failed", "x.y")
+    assert "no folder" in error.cause
+    assert (assigned(relay), kinds_of(relay, "ps1")) == ({"ps1": ["i"]}, ["resume"])
+
+    vitals = {"cpu": 0.99, "memory": 0.1, "cache": {"free": 1, "total": 1}, "items": {}}
+    hello(relay, "ps3", facts={"process_server": vitals})
+    with pytest.raises(ProcessServerCritical):
+        relay.carry_out(SWITCHES, {"item": "i", "process_server": "ps3"}, quiet, "w.2")
+    assert kinds_of(relay, "ps1") == [], "it is asked to stop for one that takes it"
+
+
 def test_one_that_gets_an_item_back_is_not_told_to_stop_it(tmp_path: Path) -> None:
     relay = Relay(tmp_path)
     hello(relay, "ps1")
@@ -279,6 +395,71 @@ def test_a_process_server_that_begins_anew_is_told_what_replicates_now(tmp_path:
     until(lambda: relay.take("ps", frozenset()))
     relay.answer("ps", "w.0", {"state": "done"})
     away.ended()
+
+
+def test_what_waits_to_be_taken_up_is_told_as_it_is_when_it_is_taken(tmp_path: Path) -> None:
+    """Not as it was when it was queued: what was renewed, paused or throttled meanwhile would be taken back by it."""
+    relay = Relay(tmp_path)
+    hello(relay, "ps", facts={"process_server": {"throttle": {"rules": "own"}}})
+    relay.resume([])
+    relay.take("ps", frozenset())
+    for item in ("i", "j"):
+        given(relay, item, "ps", timeline="t", interval=60, policy_at="1", store={"url": "old"}, fence=1)
+    relay.resume(list(relay.replications("ps")))
+    hello(relay, "ps", superseded=["i"], facts={"process_server": {"throttle": {"rules": "own"}}})
+    Asked(relay, Part(Duty.PROCESS_SERVER, "renew-replication"), timeline="t", interval=5, policy_at="2")
+    until(lambda: "w.0" in relay._pieces)
+    moved = {"timeline": "t", "interval": 5, "policy_at": "2", "store": {"url": "new"}, "fence": 2}
+    Asked(relay, REPLICATE, "w.1", **moved)
+    until(lambda: "w.1" in relay._pieces)
+    Asked(relay, Part(Duty.PROCESS_SERVER, "stop-replication"), "w.2", item="j", fence=2)
+    until(lambda: "w.2" in relay._pieces)
+    for limit in ("10M", "20M"):
+        relay.throttle({"ps": {"limit": limit}})
+    taken = relay.take("ps", frozenset())
+    told = [each["params"]["replications"] for each in taken if each["kind"] == "resume"]
+    assert len(told) == 2
+    for replications in told:
+        (only,) = replications
+        assert (only["item"], only["interval"], only["store"], only["fence"]) == ("i", 5, {"url": "new"}, 2)
+    assert [each["params"] for each in taken if each["kind"] == "throttle"] == [{"throttle": {"limit": "20M"}}]
+
+
+def test_a_beginning_that_waits_for_its_server_is_by_the_newest_policy(tmp_path: Path) -> None:
+    """And what is done at last doesn't bring the policy of its beginning back for one that begins anew."""
+    relay = Relay(tmp_path)
+    hello(relay, "ps")
+    relay.resume([])
+    relay.take("ps", frozenset())
+    relay.dropped("ps")
+    asked = Asked(relay, REPLICATE, timeline="t", interval=60, policy_at="1", store={"url": "one"})
+    until(lambda: "w.0" in relay._pieces)
+    renew = Asked(relay, Part(Duty.PROCESS_SERVER, "renew-replication"), "w.1", timeline="t", interval=5, policy_at="2")
+    until(lambda: "w.1" in relay._pieces)
+    hello(relay, "ps", executor="2")
+    begun = next(each for each in relay.take("ps", frozenset()) if each["id"] == "w.0")["params"]
+    assert (begun["interval"], begun["policy_at"], begun["store"]) == (5, "2", {"url": "one"})
+    for id in ("w.1", "w.0"):
+        relay.answer("ps", id, {"state": "done"})
+    renew.ended()
+    asked.ended()
+    (kept,) = relay.replications("ps")
+    assert (kept["interval"], kept["policy_at"]) == (5, "2")
+
+
+def test_a_replication_that_was_stopped_while_its_beginning_was_in_hand_is_not_taken_up_again(tmp_path: Path) -> None:
+    relay = Relay(tmp_path)
+    hello(relay, "ps")
+    relay.resume([])
+    begin = Asked(relay, REPLICATE, timeline="t", fence=1)
+    until(lambda: "w.0" in relay._pieces)
+    stop = Asked(relay, Part(Duty.PROCESS_SERVER, "stop-replication"), "w.1", fence=2)
+    until(lambda: "w.1" in relay._pieces)
+    relay.take("ps", frozenset())
+    for id, asked in (("w.1", stop), ("w.0", begin)):
+        relay.answer("ps", id, {"state": "done"})
+        asked.ended()
+    assert relay.replications("ps") == []
 
 
 def assigned(relay: Relay) -> dict[str, list[str]]:
@@ -417,6 +598,24 @@ def test_a_mobility_service_is_told_which_process_server_has_which_machine(tmp_p
     hello(relay, "ps1", executor="2", gateway={"url": "https://elsewhere", "token": "t"}, dialled=True)
     assert relay.sources()[0]["url"] == "https://elsewhere"
     assert until(lambda: relay.take("ms", frozenset()))[-1]["params"]["replications"] == relay.sources()
+
+
+def test_whose_the_machines_are_is_known_again_before_any_process_server_is_back(tmp_path: Path) -> None:
+    """Of a configuration server whose backup doesn't say: "nobody's" would end what goes on."""
+    relay = Relay(tmp_path)
+    hello(relay, "ps1", gateway={"url": "https://ps1", "token": "t"}, dialled=True)
+    given(relay, "i", "ps1", vm="web")
+    (before,) = relay.sources()
+    (tmp_path / SOURCES).unlink()
+    again = Relay(tmp_path)
+    hello(again, "ms", Duty.MOBILITY_SERVICE)
+    with pytest.raises(ServerAway):
+        again.replications("ms")
+    again.resume([{"item": "i", "vm": "web"}])
+    (told,) = again.replications("ms")
+    assert (told["vm"], told["process_server"], told["url"]) == ("web", "ps1", "https://ps1")
+    assert told["fence"] >= before["fence"]
+    assert [each["params"]["replications"] for each in again.take("ms", frozenset())] == [[told]]
 
 
 def test_a_machine_that_gets_another_process_server_gets_a_greater_number(tmp_path: Path) -> None:

@@ -97,6 +97,19 @@ def test_a_configuration_server_tells_the_others(tmp_path: Path) -> None:
             greeted = await client.post("/v1/agent/mt-1/hello", json={"role": "master-target", "executor": "1"})
             return [told.json(), greeted.json()]
 
+    assert asyncio.run(heard()) == [{}] * 2, "it has heard of none itself: who asks goes by what it knows"
+    relay.store_known = True
     assert asyncio.run(heard()) == [{"store": None}] * 2
     relay.store = ONE
     assert asyncio.run(heard()) == [{"store": ONE}] * 2
+
+
+def test_who_was_never_told_and_can_not_ask_does_not_know(tmp_path: Path) -> None:
+    """Which a configuration server must not pass on as "in the site's own folder"."""
+    made = choice(tmp_path / "new")
+    asked(made, 0)
+    assert not made.known
+    asked(made, store=None)
+    assert made.known
+    assert choice(tmp_path / "new").known, "also after a restart"
+    assert choice(tmp_path / "set", store=ONE).known

@@ -461,35 +461,65 @@ def test_who_the_vault_no_longer_has_is_forgotten_with_its_answer_to_a_greeting(
         apart.discover()
 
 
-def test_two_that_start_an_items_replication_at_once_start_one(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both stop the loop of an earlier timeline first, which takes a while; two loops would share the digest files."""
-    made: list[Loop] = []
+class Loop:
+    """A replication that takes a while to stop."""
 
-    class Loop:
-        def __init__(self, spec: ReplicationSpec, *arguments: Any, **options: Any) -> None:
-            self.spec, self.alive = spec, True
-            made.append(self)
+    made: list[Loop]
 
-        def start(self) -> None: ...
+    def __init__(self, spec: ReplicationSpec, *arguments: Any, **options: Any) -> None:
+        self.spec, self.alive, self.stopping = spec, True, False
+        self.head = None
+        assert not [loop for loop in self.made if loop.alive], "two loops would share the digest files"
+        self.made.append(self)
 
-        def renew(self, raw: Params) -> None: ...
+    def start(self) -> None: ...
 
-        def stop(self, timeout: float | None = None) -> bool:
-            time.sleep(0.2)
-            self.alive = False
-            return True
+    def renew(self, raw: Params) -> None: ...
 
+    def stop(self, timeout: float | None = None) -> bool:
+        self.stopping = True
+        time.sleep(0.2)
+        self.alive = False
+        return True
+
+
+@pytest.fixture
+def loop_params(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Params]:
+    """Of an item whose replication is a :class:`Loop`."""
+    Loop.made = []
     monkeypatch.setattr(process_server_work, "Replication", Loop)
     server = place.here.process_server
     keys = {"vault": KEYS.vault, "machine_key": KEYS.key.hex()}
-    params = {
+    yield {
         **{"item": "i", "vm": "disks", "machine": KEYS.machine, "interval": 3600, "keys": keys},
-        "store": {"site": "b", **server.gateway()},
+        **{"timeline": "1" * 16, "store": {"site": "b", **server.gateway()}},
     }
-    server._start_replication({**params, "timeline": "1" * 16})
-    later = {**params, "timeline": "2" * 16}
+    server._replications.clear()
+
+
+def test_two_that_start_an_items_replication_at_once_start_one(place: Place, loop_params: Params) -> None:
+    """Both stop the loop of an earlier timeline first, which takes a while."""
+    server = place.here.process_server
+    server._start_replication(loop_params)
+    later = {**loop_params, "timeline": "2" * 16}
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(server._start_replication, [later, later]))
     assert found[0] is found[1]
-    assert [loop for loop in made if loop.alive] == [found[0]]
-    server._replications.clear()
+    assert [loop for loop in Loop.made if loop.alive] == [found[0]]
+
+
+def test_a_replication_that_is_wanted_again_while_it_stops_begins_once_it_has(
+    place: Place, loop_params: Params
+) -> None:
+    server = place.here.process_server
+    server._start_replication(loop_params)
+    with ThreadPoolExecutor(1) as pool:
+        stopped = pool.submit(server._stop_replication, loop_params, lambda *_: None)
+        deadline = time.monotonic() + 5
+        while not Loop.made[0].stopping:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        server._start_replication(loop_params)
+        stopped.result(5)
+    assert [loop.alive for loop in Loop.made] == [False, True]
+    assert server.items() == ["i"]

@@ -21,13 +21,16 @@ from homeport.servers import configuration_backup
 from homeport.servers.configuration_backup import Schedule, back_up, restore, take_up
 from homeport.servers.join_passphrase import JoinPassphrase
 from homeport.servers.joining import join_vault
+from homeport.servers.machine_owners import Owner
 from homeport.servers.relay import Relay
+from homeport.servers.serve.settings import check_config
+from homeport.servers.serve.store_choice import StoreChoice
 from homeport.servers.work.errors import StaleWork
 from homeport.servers.work.kinds import Duty, Part
 from homeport.servers.work.site_context import Fences
 from homeport.trust.identity import Identity
 from homeport.vault import configuration_backups
-from homeport.vault.database import ItemRow, PolicyRow, SettingRow, WorkRow
+from homeport.vault.database import ItemRow, PolicyRow, SettingRow, SiteRow, WorkRow
 from tests.trust.world import Site, TlsVault
 
 PROCESS_SERVER = {"executor": "x", "gateway": None, "version": "1", "facts": {}}
@@ -175,6 +178,51 @@ def test_a_backup_that_somebody_changed(vault: TlsVault, lived: Site, tmp_path: 
     assert code_of(lambda: restore(key, tmp_path / "b", file=file)) == "configuration-server.backup-file-invalid"
     file.write_text("no backup")
     assert code_of(lambda: restore(key, tmp_path / "b", file=file)) == "configuration-server.backup-file-invalid"
+
+
+def owner(relay: Relay, vm: str = "web") -> Owner:
+    return dict(relay._owners.each())[vm]
+
+
+def test_whose_a_machine_is_counts_again_after_a_restore(vault: TlsVault, lived: Site, tmp_path: Path) -> None:
+    """Of an item that is paused, too, of which nobody tells; and above what a mobility service was told since."""
+    relay = Relay(lived.state)
+    part = Part(Duty.PROCESS_SERVER, "replicate")
+    relay._server_for(part, {"item": "item-1", "vm": "web", "process_server": "ps-2"})
+    before = owner(relay)
+    back_up(lived.state)
+    relay._server_for(part, {"item": "item-1", "vm": "web", "process_server": "ps-1"})
+    later = owner(relay)
+    lose(lived, tmp_path)
+    restore(vault.key(replace=True), tmp_path / "new")
+    found = owner(Relay(tmp_path / "new"))
+    assert (found.item, found.process_server) == ("item-1", "ps-2"), "as of the backup, as the item itself"
+    assert found.fence > later.fence > before.fence
+
+
+@pytest.mark.parametrize("told", ["s3://points", None])
+def test_a_restored_server_knows_its_sites_store_though_the_vault_is_away(
+    vault: TlsVault, lived: Site, tmp_path: Path, told: str | None
+) -> None:
+    """Else it would tell the others that it lies in the site's own folder, and they would open another one there."""
+    back_up(lived.state)
+    with vault.core.database.write() as session:
+        session.get_one(SiteRow, "home").store = told
+    lose(lived, tmp_path)
+    new = tmp_path / "new"
+    restore(vault.key(replace=True), new)
+    chosen = StoreChoice(check_config(Role.CONFIGURATION_SERVER, {"folder": "/srv/site", "state": str(new)}))
+    assert (chosen.known, chosen.named()) == (True, told)
+
+
+def test_a_backup_of_an_earlier_version_is_restored_without_whose_machines_are(
+    vault: TlsVault, lived: Site, tmp_path: Path
+) -> None:
+    content = configuration_backup.collect(lived.state)
+    assert content.pop("sources") == {}
+    lived.client.post("/v1/agent/home/configuration-backups", json={"content": content})
+    restore(vault.key(replace=True), tmp_path / "new")
+    assert not Relay(tmp_path / "new")._owners
 
 
 def test_fences_never_go_back_and_let_through_what_still_waits(vault: TlsVault, lived: Site, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from fake_sites import World
 from vault_process import LocalVault
 
+from homeport.servers.relay_errors import SwitchFailed
 from homeport.vault.database import ItemRow, SiteRow
 
 Json = dict[str, Any]
@@ -86,6 +87,29 @@ def test_what_a_dead_server_had_is_known_though_nobody_tells_of_it(world: World,
         session.get_one(ItemRow, item).group_name = "shop"
     tell(vault, dead, server("ps2", {}))
     assert world.call("GET", "/process-servers/suggestions") == {"suggestions": []}, "a group stays together"
+
+
+def test_a_switch_to_one_that_dies_in_the_middle_is_told_of_the_item(world: World, vault: LocalVault) -> None:
+    tell(vault, server("ps1", {}), server("ps2", {}))
+    item = protected(world, "ps1")
+    world.until(lambda: world.item()["replication"]["process_server"] == "ps1")
+    replicated = world.east.replications.pop(item)  # it was stopped there before the other one died
+
+    def dies(params: Json) -> Json:
+        raise SwitchFailed("ps2 is away", process_server=has, reason="site.server-away")
+
+    world.east.do_switch_process_server = dies  # type: ignore[method-assign]
+    for has, trouble in (("ps1", None), ("ps2", "process-server.switch-failed")):
+        refused = world.call("PUT", f"/items/{item}/process-server", {"name": "ps2"}, status=502)
+        assert (refused["code"], refused["details"]["process_server"]) == ("process-server.switch-failed", has)
+        assert "Switch it to another one" in refused["remedy"]
+        shown = world.item()["replication"]
+        assert shown["process_server"] == has
+        assert (shown["error"] or {}).get("code") == trouble
+    assert any("ps2 is away" in reason for reason in world.item()["health_reasons"])
+    del world.east.do_switch_process_server
+    world.east.replications[item] = replicated
+    assert world.call("PUT", f"/items/{item}/process-server", {"name": "ps3"})["process_server"] == "ps3"
 
 
 def test_churn_over_the_limit_is_told_as_long_as_it_lasts(world: World, vault: LocalVault) -> None:

@@ -6,6 +6,7 @@ one that it takes the place of is revoked. What is in a backup:
     passphrase    the join passphrase, so that what admits servers to the site stays what it was
     servers       which process servers and master targets there are
     assignments   which process server an item has
+    sources       and its machine, for the mobility services
     settings      what it ran with
     fences        by item the newest fence number seen at the site
 """
@@ -27,7 +28,9 @@ import structlog
 from homeport.domain.errors import HomeportError
 from homeport.servers.join_passphrase import FILE as PASSPHRASE
 from homeport.servers.joining import IDENTITY, JoinedAlready, call_vault, join_vault, read
-from homeport.servers.relay import ASSIGNMENTS, SERVERS
+from homeport.servers.machine_owners import MachineOwners
+from homeport.servers.relay import ASSIGNMENTS, SERVERS, SOURCES
+from homeport.servers.serve.store_choice import remember
 from homeport.servers.work.site_context import Fences
 from homeport.trust.identity import Identity
 from homeport.trust.private import write_private
@@ -48,7 +51,13 @@ EVERY = timedelta(days=1)
 LOOK_EVERY = 5.0
 AGAIN = 60.0
 """Seconds after one that failed."""
-_PARTS = {"passphrase": PASSPHRASE, "servers": SERVERS, "assignments": ASSIGNMENTS, "settings": SETTINGS}
+_PARTS = {
+    "passphrase": PASSPHRASE,
+    "servers": SERVERS,
+    "assignments": ASSIGNMENTS,
+    "sources": SOURCES,
+    "settings": SETTINGS,
+}
 
 
 class RestoreNotEnded(HomeportError):
@@ -166,6 +175,8 @@ def restore(
     for part, each in _PARTS.items():
         if content.get(part):
             write_private(state / each, json.dumps(content[part]))
+    MachineOwners(state / SOURCES).renumber()
+    _remember_store(identity, state)
     (state / RESTORING).unlink()
     return Restored(
         identity,
@@ -175,6 +186,14 @@ def restore(
         sorted(content.get("servers") or {}),
         sum(not item.startswith("group:") for item in content.get("assignments") or {}),
     )
+
+
+def _remember_store(identity: Identity, state: Path) -> None:
+    """So that it knows though the vault be away when it begins. A vault of an earlier version doesn't say."""
+    try:
+        remember(state, call_vault(identity, identity.urls, "GET", f"/v1/agent/{identity.site}/store")["store"])
+    except HomeportError as error:
+        log.warning("the vault does not say which store the site has", error=error.cause)
 
 
 def take_up(state: Path, folder: Path, settings: Json) -> None:

@@ -319,7 +319,7 @@ def _greet(identity: Identity, url: str, role: Role, path: str) -> None:
     _call(identity, url, role, "GET", path)
 
 
-def call_vault(identity: Identity, urls: Sequence[str], method: str, path: str, body: Json) -> Json:
+def call_vault(identity: Identity, urls: Sequence[str], method: str, path: str, body: Json | None = None) -> Json:
     """One request of a configuration server to its vault, at the first of ``urls`` that is there. Raises
     :class:`Unreachable`, and what the vault refuses."""
     return _at_first(urls, lambda url: _call(identity, url, Role.VAULT, method, path, body))[1]

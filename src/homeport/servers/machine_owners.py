@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from homeport.servers.durable import write_durably
@@ -55,6 +55,11 @@ class MachineOwners:
             return False
         self._keep(left)
         return True
+
+    def renumber(self) -> None:
+        """After a restore: what is told from now on counts, though something else was told since the backup."""
+        first = int(time.time() * 1000)
+        self._keep({vm: replace(owner, fence=max(first, owner.fence + 1)) for vm, owner in self._owners.items()})
 
     def _keep(self, owners: dict[str, Owner]) -> None:
         """What can't be written isn't so."""

@@ -34,6 +34,7 @@ from homeport.servers.relay_errors import (
     ProcessServerCritical,
     ServerAway,
     ServerRemoved,
+    SwitchFailed,
 )
 from homeport.servers.relay_servers import Piece, RelayServer, throttle_of
 from homeport.servers.work.kinds import SWITCH, THROTTLE, Duty, Part
@@ -47,6 +48,9 @@ THROTTLES = "throttles.json"
 LOOK_EVERY = 0.5
 TELL_EVERY = 5.0
 SWITCH_PATIENCE = 5.0
+"""Seconds that a switch waits for a process server that is away."""
+SWITCH_LIMIT = 8.0
+"""Seconds that each of its two ends may take in all: the vault waits for 30."""
 _GROUP = "group:"
 """What a group's name stands behind among the items that have a process server."""
 _STOP, _FORGET = "stop-replication", "forget-replication"
@@ -72,6 +76,8 @@ class Relay:
         self._stopped = False
         self.store: str | None = None
         """URL of the site's store, where it isn't in the site's own folder."""
+        self.store_known = False
+        """Whether that was told."""
         self._sleepers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._told: list[tuple[str, str]] = []
         for name, kept in _read(folder / SERVERS).items():
@@ -184,27 +190,46 @@ class Relay:
         """What should replicate from this site, as the vault says now."""
         with self._lock:
             self._replications = replications
+            # A restored one may not know; the mobility services ask before the process servers do, perhaps.
+            news = False
+            for params in replications:
+                name = self._assigned.get(params["item"])
+                if name is not None and params.get("vm"):
+                    news = self._owners.give(params["vm"], params["item"], name) or news
+            if news:
+                self._tell_of_sources()
             for server in self._servers.values():
                 if server.duty is Duty.PROCESS_SERVER and server.there:
                     self._resume_at(server)
         self._wake()
 
     def _resume_at(self, server: RelayServer) -> None:
-        id = f"{RESUME}.{server.name}.{time.monotonic_ns()}"
-        params = {"replications": self.replications(server.name)}
-        self._pieces[id] = Piece(id, server.name, RESUME, params, None)
+        name = server.name
+        self._tell(name, RESUME, lambda: {"replications": self.replications(name)})
+
+    def _tell(self, server: str, kind: str, params: Callable[[], Params], about: str = "") -> None:
+        """Work that nobody waits for; in place of what waits to be taken of that ``kind``, ``about`` the same."""
+        about = f"{kind}.{about or server}."
+        for piece in list(self._pieces.values()):
+            if piece.server == server and piece.id.startswith(about) and not piece.executor:
+                del self._pieces[piece.id]
+        id = f"{about}{time.monotonic_ns()}"
+        self._pieces[id] = Piece(id, server, kind, params, None)
 
     def _take_up_again(self, server: RelayServer, items: Collection[str]) -> None:
         """``items``: in which another process server took the place of this one. Where that was wrong (it was away when
         it was replaced, and went on by itself when it was back), it is told to stop, and this one goes on."""
-        mine = [
-            params
-            for params in self._replications or ()
-            if params["item"] in items and self._assigned.get(params["item"]) == server.name
-        ]
-        if mine:
-            id = f"{RESUME}.{server.name}.{time.monotonic_ns()}"
-            self._pieces[id] = Piece(id, server.name, RESUME, {"replications": mine}, None)
+        name, wanted = server.name, frozenset(items)
+
+        def mine() -> list[Params]:
+            return [
+                params
+                for params in self._replications or ()
+                if params["item"] in wanted and self._assigned.get(params["item"]) == name
+            ]
+
+        if mine():
+            self._tell(name, RESUME, lambda: {"replications": mine()}, f"again-{time.monotonic_ns()}")
 
     def carry_out(self, part: Part, params: Params, progress: Progress, id: str) -> Result:
         """Have a server do ``part``; its answer. Raises NoServer, ServerAway, and what that server raised."""
@@ -215,7 +240,8 @@ class Relay:
         if part.kind != "planned-stop":
             self._note(part, params)
         result = self._have_done(part, params, progress, id)
-        self._note(part, params)
+        if part.kind == "planned-stop":
+            self._note(part, params)
         if part.kind == _FORGET:  # not before: asked again, it must go to the same server
             with self._lock:
                 self._disown(str(params["item"]))
@@ -225,7 +251,8 @@ class Relay:
 
     def _note(self, part: Part, params: Params) -> None:
         """What should replicate has changed since the vault told it as a whole: a process server that begins anew must
-        not take up what was stopped meanwhile, nor ship to where the store's door was."""
+        not take up what was stopped meanwhile, nor ship to where the store's door was. Noted when it is asked for: by
+        the time that it is done something newer may have been noted."""
         with self._lock:
             if self._replications is None or part.duty is not Duty.PROCESS_SERVER:
                 return
@@ -236,7 +263,17 @@ class Relay:
             elif part.kind in (_STOP, "planned-stop", _FORGET):
                 self._replications = others
             elif part.kind == "renew-replication" and before and before.get("timeline") == params.get("timeline"):
-                self._replications = [*others, {**before, **params}]
+                older = str(params.get("policy_at") or "") < str(before.get("policy_at") or "")
+                self._replications = [*others, {**before, **({} if older else params)}]
+
+    def _as_of_now(self, kind: str, params: Params) -> Params:
+        """Params of a beginning, with what was noted since it was asked for: to renew what hasn't begun has no
+        effect."""
+        if kind == "replicate":
+            for noted in self._replications or ():
+                if (noted["item"], noted.get("timeline")) == (params["item"], params.get("timeline")):
+                    return {**params, **noted}
+        return params
 
     # ── whose a machine is, for the mobility services ───────────────────────────────────────────────────────────
 
@@ -256,36 +293,76 @@ class Relay:
             self._tell_of_sources()
 
     def _tell_of_sources(self) -> None:
-        """The newest word alone counts: an older one that waits is dropped."""
         services = [each for each in self._servers.values() if each.duty is Duty.MOBILITY_SERVICE and each.there]
         for server in services:
-            for piece in list(self._pieces.values()):
-                if piece.server == server.name and piece.kind == RESUME:
-                    del self._pieces[piece.id]
-            id = f"{RESUME}.{server.name}.{time.monotonic_ns()}"
-            self._pieces[id] = Piece(id, server.name, RESUME, {"replications": self.sources()}, None)
+            self._tell(server.name, RESUME, lambda: {"replications": self.sources()})
         self._wake()
 
     def _switch(self, params: Params, progress: Progress, id: str) -> Result:
-        """Another process server has the item from now on. The one before is asked to stop; where it is away, the new
-        one's writing fences it, and it is told when it comes back."""
+        """Another process server has the item from now on. The one before is asked to stop; where it is away, or takes
+        too long, the new one's writing fences it, and it is told when it comes back. Raises NoServer, ServerAway,
+        ProcessServerCritical: nothing was done; SwitchFailed."""
         item, wanted = params["item"], params["process_server"]
         if params.get("group"):
             raise GroupTogether(f"the item is a member of group {params['group']}, whose points meet at one server")
         with self._lock:
-            new = self._servers.get(wanted)
-            before = self._assigned.get(item)
-        if new is None or new.duty is not Duty.PROCESS_SERVER:
-            raise NoServer(f"this site has no process server {wanted!r}")
-        if not new.there:
-            raise ServerAway(f"the process server {wanted} is away")
-        if before != wanted:
-            stop = Part(Duty.PROCESS_SERVER, _STOP, patience=SWITCH_PATIENCE, needed=False)
-            self._have_done(stop, params, progress, f"{id}.stop")
-            begin = Part(Duty.PROCESS_SERVER, "replicate")
-            self._have_done(begin, params, progress, f"{id}.go")
+            new, before = self._servers.get(wanted), self._assigned.get(item)
+            if new is None or new.duty is not Duty.PROCESS_SERVER:
+                raise NoServer(f"this site has no process server {wanted!r}")
+            if not new.there:
+                raise ServerAway(f"the process server {wanted} is away")
+            if before == wanted:
+                return {"process_server": wanted, "before": before}
+            self._refuse_critical([new])
+            old = self._servers.get(before or "")
+        if old is not None:
+            stop = Part(Duty.PROCESS_SERVER, _STOP, patience=SWITCH_PATIENCE, limit=SWITCH_LIMIT, needed=False)
+            self._have_done(stop, params, progress, f"{id}.stop", old)
+        begin = Part(Duty.PROCESS_SERVER, "replicate", patience=SWITCH_PATIENCE, limit=SWITCH_LIMIT)
+        with self._lock:
+            if (has := self._assigned.get(item)) != before:
+                raise SwitchFailed(
+                    f"meanwhile the item got the process server {has or 'not chosen'}", process_server=has
+                )
             self._note(begin, params)
+            self._give(new, params)
+        try:
+            self._have_done(begin, params, progress, f"{id}.go", new)
+        except HomeportError as error:
+            if self._stopped:  # the vault asks again
+                raise
+            has = self._give_back(old, new, params)
+            raise SwitchFailed(
+                f"{error.cause}; the item's process server is {has or 'not chosen'} now",
+                process_server=has,
+                reason=error.code,
+            ) from error
         return {"process_server": wanted, "before": before}
+
+    def _give_back(self, old: RelayServer | None, new: RelayServer, params: Params) -> str | None:
+        """``new`` did not take the item: ``old`` goes on with it, if it is there, else ``new`` when it is back. The
+        name of the one that has it now; None: whichever takes it up."""
+        item = params["item"]
+        with self._lock:
+            if old is not None and old.there and self._assigned.get(item, new.name) == new.name:
+                self._give(old, params)
+                self._have_stopped(new.name, item)
+                self._take_up_again(old, [item])
+            has = self._assigned.get(item)
+        self._wake()
+        return has
+
+    def _give(self, server: RelayServer, params: Params) -> None:
+        """The item of ``params`` is that process server's, and its machine."""
+        group = {f"{_GROUP}{params['group']}": server.name} if params.get("group") else {}
+        if params.get("vm") and self._owners.give(params["vm"], str(params["item"]), server.name):
+            self._tell_of_sources()
+        assigned = self._assigned | {str(params["item"]): server.name, **group}
+        if assigned != self._assigned:
+            self._assign(assigned)
+
+    def _have_stopped(self, name: str, item: str) -> None:
+        self._tell(name, _STOP, lambda: {"item": item}, item)
 
     def throttle(self, told: Params) -> None:
         """What the vault says of the bandwidth of this site's process servers, by name. Who is not there, or says
@@ -300,9 +377,8 @@ class Relay:
 
     def _have_throttled(self, server: RelayServer) -> None:
         if self._throttles_otherwise(server):
-            id = f"{THROTTLE}.{server.name}.{time.monotonic_ns()}"
-            wanted = {"throttle": self._throttles.get(server.name)}
-            self._pieces[id] = Piece(id, server.name, THROTTLE, wanted, None)
+            name = server.name
+            self._tell(name, THROTTLE, lambda: {"throttle": self._throttles.get(name)})
 
     def _throttles_otherwise(self, server: RelayServer) -> bool:
         """It is there, and goes by something else than what the vault says."""
@@ -339,7 +415,7 @@ class Relay:
                 if not part.needed:
                     return {}
                 raise NoServer(f"this site has no {part.duty}, and {part.kind} is its work")
-            piece = Piece(id, server.name, part.kind, params, progress)
+            piece = Piece(id, server.name, part.kind, lambda: self._as_of_now(part.kind, params), progress)
             self._pieces[id] = piece
         self._wake()
         try:
@@ -365,12 +441,15 @@ class Relay:
                     raise HomeportError("the configuration server stops", code="site.unreachable")
                 away = not server.there
                 since = time.monotonic() - max(begun, server.heard)
-            if not away:
+            late = part.limit is not None and time.monotonic() - begun > part.limit
+            if not (away or late):
                 continue
-            if part.patience is not None and since > part.patience:
+            if late or (part.patience is not None and since > part.patience):
                 if not part.needed:
                     log.warning("goes on without", server=server.name, kind=part.kind)
                     return {}
+                if not away:
+                    raise ServerAway(f"the {part.duty} {server.name} did not finish {part.kind} in {part.limit:.0f} s")
                 raise ServerAway(f"the {part.duty} {server.name} has been away for {since:.0f} s")
             if piece.progress is not None and time.monotonic() - told > TELL_EVERY:
                 told = time.monotonic()
@@ -401,11 +480,7 @@ class Relay:
                 able = [server for server in able if self._grade(server)[0] is not Grade.CRITICAL] or able
             found = min(able, key=lambda server: (not server.there, load.count(server.name), server.name))
         if begins:
-            assigned = self._assigned | {item: found.name, **({group: found.name} if group else {})}
-            if params.get("vm") and self._owners.give(params["vm"], item, found.name):
-                self._tell_of_sources()
-            if assigned != self._assigned:
-                self._assign(assigned)
+            self._give(found, params)
         return found
 
     @staticmethod
@@ -444,8 +519,7 @@ class Relay:
                     piece.executor = ""
             for item in body.get("items") or ():
                 if self._assigned.get(item, name) != name:  # it was away when another took its place
-                    stop = f"stop.{item}.{time.monotonic_ns()}"
-                    self._pieces[stop] = Piece(stop, name, _STOP, {"item": item}, None)
+                    self._have_stopped(name, item)
             self._take_up_again(server, body.get("superseded") or ())
             self._have_throttled(server)
             self._keep(SERVERS, {known.name: known.kept() for known in self._servers.values()})
@@ -486,12 +560,12 @@ class Relay:
             for piece in list(self._pieces.values()):
                 if piece.server != name or piece.id in have or piece.result is not None or piece.error is not None:
                     continue
-                nobody_waits = piece.progress is None
-                if nobody_waits and piece.kind == _STOP and self._assigned.get(piece.params["item"]) == name:
+                nobody_waits, params = piece.progress is None, piece.params()
+                if nobody_waits and piece.kind == _STOP and self._assigned.get(params["item"]) == name:
                     del self._pieces[piece.id]  # it got the item back meanwhile
                     continue
                 piece.executor = server.executor
-                taken.append({"id": piece.id, "kind": piece.kind, "params": piece.params, "attempt": 1})
+                taken.append({"id": piece.id, "kind": piece.kind, "params": params, "attempt": 1})
                 if nobody_waits:
                     del self._pieces[piece.id]
         return taken

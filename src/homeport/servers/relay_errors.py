@@ -30,6 +30,13 @@ class GroupTogether(HomeportError):
     remedy = "Only an item that is in no group can be given another process server alone."
 
 
+class SwitchFailed(HomeportError):
+    """``details``: ``process_server``: that the item has now; ``reason``: code of what went wrong."""
+
+    code = "process-server.switch-failed"
+    remedy = "Switch it to another one, or to this one when it is well: `homeport site show SITE` lists servers."
+
+
 class NotAsked(HomeportError):
     code = "work.unknown"
     remedy = "Nobody waits for this work any more; drop its result."

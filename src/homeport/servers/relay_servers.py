@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,13 +54,14 @@ class RelayServer:
 
 @dataclass
 class Piece:
-    """What one server is to do. ``executor``: who has it in hand; empty: it waits to be taken. ``progress``: None:
-    nobody waits for it."""
+    """What one server is to do. ``params``: as they are when it is taken: what waits must not bring back what was so
+    when it was asked for. ``executor``: who has it in hand; empty: it waits to be taken. ``progress``: None: nobody
+    waits for it."""
 
     id: str
     server: str
     kind: str
-    params: Params
+    params: Callable[[], Params]
     progress: Progress | None
     executor: str = ""
     result: Result | None = None

@@ -153,6 +153,11 @@ class Replication:
         return self._thread.is_alive()
 
     @property
+    def stopping(self) -> bool:
+        """Whether it was asked to end."""
+        return self._stop.is_set()
+
+    @property
     def head(self) -> PointId | None:
         return self._head
 

@@ -49,6 +49,10 @@ def work_routes(relay: Relay, who_asks: WhoAsks, revocations: Callable[[], int])
     def admitted(request: Request, server: str) -> None:
         who_asks(request, server)
 
+    def the_store() -> Json:
+        """Empty while this server was not told itself: who asks goes by what it knows."""
+        return {"store": relay.store} if relay.store_known else {}
+
     router = APIRouter(prefix="/v1/agent/{server}", tags=["work"], dependencies=[Depends(admitted)])
 
     @router.post("/hello")
@@ -56,11 +60,11 @@ def work_routes(relay: Relay, who_asks: WhoAsks, revocations: Callable[[], int])
         peer = peer_in(request.scope)
         duty = Duty(body["role"] if peer is None else str(peer.who.role))
         relay.hello(server, duty, {**body, "serial": peer.serial if peer else None})
-        return {"store": relay.store}
+        return the_store()
 
     @router.get("/store")
     def store(server: str) -> Json:
-        return {"store": relay.store}
+        return the_store()
 
     @router.get("/work")
     async def take(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from homeport.domain.errors import HomeportError
 from homeport.domain.operations import OperationRunning
@@ -63,8 +64,19 @@ def switch(core: Core, item: str, process_server: str) -> Json:
     limit = core.timeouts.inventory
     key = f"switch:{uuid.uuid4().hex}"
     request = Ask(row.replicate["at"], "switch-process-server", params, key, item=row.id, silence=limit, limit=limit)
-    switched = ask(core, request)
-    with core.database.write() as session:  # the next report says it, too; until then the one before is free to go
-        row = items.find(session, row.id)
-        row.replication = {**row.replication, "process_server": process_server}
+    try:
+        switched = ask(core, request)
+    except HomeportError as error:
+        if error.details.get("process_server") == process_server:  # which has it, and doesn't replicate it yet
+            _note(core, row.id, process_server=process_server, error=error.to_json())
+        raise
+    # The next report says it, too; until then the one before is free to go.
+    _note(core, row.id, process_server=process_server)
     return switched
+
+
+def _note(core: Core, item: str, **told: Any) -> None:
+    """As if it had been reported: the next report takes its place."""
+    with core.database.write() as session:
+        row = items.find(session, item)
+        row.replication = {**row.replication, **told}

@@ -163,7 +163,7 @@ class ConfigurationServer(SiteServer):
             context.name, context.site, self.folder, context.objects, context.objects_url, self.relay
         )
         work.heard = self._hear
-        self.relay.store = self.store.named()
+        self._hear({})
         vault = link.client(httpx.Timeout(10.0))
         self.stack.callback(vault.close)
         discovery = self._discovery = Discovery(self.identity.site, work.discover, self.config.discovery)
@@ -190,7 +190,7 @@ class ConfigurationServer(SiteServer):
 
     def _hear(self, answer: dict[str, Any]) -> None:
         self.store.hear(answer)
-        self.relay.store = self.store.named()
+        self.relay.store, self.relay.store_known = self.store.named(), self.store.known
 
     def _tell_servers(self, vault: httpx.Client) -> None:
         """The vault keeps of each server when it was last heard of, by which certificate."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -28,6 +29,11 @@ class StoreContradicts(HomeportError):
     )
 
 
+def remember(state: Path, store: str | None) -> None:
+    """What the server of the folder ``state`` was told."""
+    write_durably(state / FILE, json.dumps({"store": store}).encode())
+
+
 class StoreChoice:
     """``told``: URL of the site's store; None: nobody says, or says that it is in the site's own folder."""
 
@@ -35,8 +41,9 @@ class StoreChoice:
         self._config = config
         self._file = config.state / FILE
         self._told: str | None = None
+        self._heard = self._file.exists()
         self._opened: str | None = None
-        if self._file.exists():
+        if self._heard:
             self._told = json.loads(self._file.read_bytes())["store"]
 
     def ask(self, client: httpx.Client, place: str) -> None:
@@ -50,15 +57,20 @@ class StoreChoice:
 
     def hear(self, answer: dict[str, Any]) -> None:
         """Of an answer that may say ``store``."""
-        told = answer.get("store", self._told)
-        if told != self._told:
-            write_durably(self._file, json.dumps({"store": told}).encode())
-            self._told = told
+        if "store" not in answer or (self._heard and answer["store"] == self._told):
+            return
+        remember(self._file.parent, answer["store"])
+        self._told, self._heard = answer["store"], True
 
     def open(self) -> str:
         """The URL of the store to open. Raises :class:`StoreContradicts`."""
         self._opened = self._chosen()
         return self._opened
+
+    @property
+    def known(self) -> bool:
+        """Whether it was ever told, or is set here: else :meth:`named` is a guess that nobody should go by."""
+        return self._heard or bool(self._config.text("store"))
 
     def named(self) -> str | None:
         """What the other servers of the site are told: None where it lies in the site's own folder."""

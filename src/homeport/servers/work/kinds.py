@@ -22,14 +22,16 @@ class Duty(StrEnum):
 @dataclass(frozen=True)
 class Part:
     """What one role does of a piece of work. ``when``: only where the params have this. ``patience``: seconds that the
-    rest waits for that role's server, where it isn't there (None: until it is); then, if the part is not ``needed``, it
-    goes on without. What is not needed is left out where the site has no such server at all."""
+    rest waits for that role's server, where it isn't there (None: until it is); ``limit``: in all, though it is there.
+    Then, if the part is not ``needed``, it goes on without. What is not needed is left out where the site has no such
+    server at all."""
 
     duty: Duty
     kind: str
     when: str | None = None
     patience: float | None = None
     needed: bool = True
+    limit: float | None = None
 
     def wanted(self, params: dict[str, Any]) -> bool:
         return self.when is None or bool(params.get(self.when))

@@ -169,7 +169,8 @@ class ProcessServerWork:
         while True:
             with self._lock:
                 running = self._replications.get(spec.item)
-                if running is not None and running.alive and running.spec.timeline == spec.timeline:
+                goes_on = running is not None and running.alive and not running.stopping
+                if running is not None and goes_on and running.spec.timeline == spec.timeline:
                     running.renew(params)
                     return running
                 if running is None or running is stopped:
@@ -219,10 +220,13 @@ class ProcessServerWork:
     def _stop_replication(self, params: Params, progress: Progress) -> Result:
         self._unmark(params["item"])
         with self._lock:
-            replication = self._replications.pop(params["item"], None)
+            replication = self._replications.get(params["item"])
         if replication is None:
             return {"head": None}
-        replication.stop()
+        replication.stop()  # known until it has ended: who wants it again meanwhile waits for that
+        with self._lock:
+            if self._replications.get(params["item"]) is replication:
+                del self._replications[params["item"]]
         return {"head": text_of(replication.head)}
 
     def _take_point(self, params: Params, progress: Progress) -> Result:
