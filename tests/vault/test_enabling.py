@@ -12,7 +12,7 @@ from vault_process import LocalVault
 
 from homeport.domain.machines import Nic
 from homeport.vault import deleted
-from homeport.vault.database import ItemRow, now
+from homeport.vault.database import ItemRow, SiteRow, now
 from homeport.vault.steps import VERSIONS
 
 Json = dict[str, Any]
@@ -51,6 +51,40 @@ def test_no_failover_is_offered_before_and_a_point_that_fails_the_check_fails_th
     item = world.expect("EnableFailed")
     assert "failover" not in item["allowed_operations"]
     assert "test-failover" not in item["allowed_operations"]
+    again = world.wait(world.call("POST", f"/jobs/{failed['id']}/restart", status=202)["job"]["id"])
+    assert again["state"] == "succeeded"
+
+
+def note_gateway(vault: LocalVault, gateway: Json | None) -> None:
+    with vault.vault.core.database.write() as session:
+        session.get_one(SiteRow, "west").gateway = gateway
+
+
+def test_servers_that_were_started_just_now_are_given_time_to_tell_where_the_store_takes_changes(
+    vault: LocalVault, world: World
+) -> None:
+    note_gateway(vault, None)
+    job = world.protect()["job"]["id"]
+
+    def waits() -> bool:
+        found = world.call("GET", f"/jobs/{job}")
+        assert found["state"] in ("queued", "running"), found
+        return any(task["name"] == "replicate" and task["state"] == "running" for task in found["tasks"])
+
+    world.until(waits)
+    note_gateway(vault, {"url": "tcp://west", "token": "t"})
+    done = world.wait(job)
+    assert done["state"] == "succeeded", done
+
+
+def test_a_store_that_takes_no_changes_fails_the_job_with_the_reason(vault: LocalVault, world: World) -> None:
+    core = vault.vault.core
+    core.timeouts = replace(core.timeouts, silence=1)
+    note_gateway(vault, None)
+    failed = world.wait(world.protect()["job"]["id"])
+    assert failed["error"]["code"] == "site.unreachable"
+    assert "'west' never told" in failed["error"]["cause"]
+    note_gateway(vault, {"url": "tcp://west", "token": "t"})
     again = world.wait(world.call("POST", f"/jobs/{failed['id']}/restart", status=202)["job"]["id"])
     assert again["state"] == "succeeded"
 

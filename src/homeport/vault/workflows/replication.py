@@ -97,15 +97,27 @@ def replicate(
             params.update(policies.for_replication(session, item, at))
             item.replicate = {"at": at, "store": store, "params": dict(params)}
             item.timeline, item.lineage, item.store_site = timeline, lineage, store
-            gateway = session.get_one(SiteRow, store).gateway
-        if gateway is None:
-            raise SiteUnreachable(
-                f"The configuration server of site {store!r} never told where its store takes changes.", site=store
-            )
+        gateway = _gateway(step, store)
         asked = {**params, "store": {"site": store, **gateway}}
         return step.ask(at, "replicate", asked | ({"process_server": process_server} if process_server else {}))
 
     return effect
+
+
+def _gateway(step: Step, site: str) -> Json:
+    """Where the store of ``site`` takes changes. Servers that were started just now are given the time to tell. Raises
+    SiteUnreachable."""
+
+    def told() -> Json | None:
+        with step.core.database.read() as session:
+            return session.get_one(SiteRow, site).gateway
+
+    gateway = step.core.signal.until(told, step.core.timeouts.silence, every=1)
+    if gateway is None:
+        raise SiteUnreachable(
+            f"The configuration server of site {site!r} never told where its store takes changes.", site=site
+        )
+    return gateway
 
 
 def replications(session: Session, rows: list[ItemRow]) -> list[tuple[ItemRow, Json]]:
