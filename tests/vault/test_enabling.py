@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -87,6 +88,18 @@ def test_a_store_that_takes_no_changes_fails_the_job_with_the_reason(vault: Loca
     note_gateway(vault, {"url": "tcp://west", "token": "t"})
     again = world.wait(world.call("POST", f"/jobs/{failed['id']}/restart", status=202)["job"]["id"])
     assert again["state"] == "succeeded"
+
+
+def test_a_cancel_that_leaves_something_at_a_site_that_is_away_says_so(vault: LocalVault, world: World) -> None:
+    begins = world.east.hold["replicate"] = threading.Event()
+    job = world.protect()["job"]["id"]
+    world.until(lambda: any(task["name"] == "replicate" for task in world.call("GET", f"/jobs/{job}")["tasks"]))
+    world.call("POST", f"/jobs/{job}/cancel", status=202)
+    world.west.die()
+    begins.set()
+    done = world.wait(job)
+    assert done["state"] == "cancelled"
+    assert any("'west'" in note for note in done["result"]["notes"]), done["result"]
 
 
 # ── properties of the target ────────────────────────────────────────────────────────────────────────────────────────

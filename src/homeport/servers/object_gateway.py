@@ -12,8 +12,8 @@
 Every request for objects carries ``Authorization: Bearer TOKEN``; over TLS the caller is a process server of this
 vault, by its certificate, which is looked at with each request. What is stored is sealed before it gets here.
 
-Of a body nothing is read before it is known who sends it, what for, and how long it says it is (411, 400, 413); a
-request that is refused before ends its connection.
+Of a body nothing is read before it is known who sends it, what for, and how long it says it is (411, 400, 413); with
+whom is refused before, the connection ends.
 """
 
 from __future__ import annotations
@@ -93,13 +93,13 @@ class _Handler(BaseHTTPRequestHandler):
             return
         offered = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if not hmac.compare_digest(offered.encode(), self.token.encode()):
-            self._answer(401, end=True)
+            self._answer(401, end=self._bears_a_body())
             return
         try:
             if self.identity is not None and self.peer is not None:
                 self.identity.check(self.peer, CALLERS)
         except HomeportError as error:
-            self._answer(401, json.dumps(error.to_json()).encode(), end=True)
+            self._answer(401, json.dumps(error.to_json()).encode(), end=self._bears_a_body())
             return
         try:
             self._carry_out()
@@ -115,6 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(507 if error.code == "store.full" else 503, json.dumps(error.to_json()).encode())
         except HomeportError as error:
             self._answer(500, json.dumps(error.to_json()).encode())
+
+    def _bears_a_body(self) -> bool:
+        return "Transfer-Encoding" in self.headers or self.headers.get("Content-Length", "0").strip() != "0"
 
     def _carry_out(self) -> None:
         url = urlsplit(self.path)

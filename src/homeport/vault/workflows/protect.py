@@ -140,7 +140,9 @@ def first_point(run: Run, facts: Facts) -> tuple[Facts, Json]:
 def undo(run: Run, facts: Facts) -> None:
     run.attempt("undo-stop", replication.stop_replication(facts.home), cancellable=False)
     again = run.params.get("again")
-    run.attempt("undo-forget", forget_both(facts, points=not again), cancellable=False)
+    forgotten = run.attempt("undo-forget", forget_both(facts, points=not again), cancellable=False)
+    if forgotten.value:
+        run.notes += forgotten.value["notes"]
     if not again:
         run.cancelled(removed=now())
         return
